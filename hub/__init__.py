@@ -1,0 +1,1 @@
+"""What the hub knows; imports neither Celery nor `tasks`."""

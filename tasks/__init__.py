@@ -1,0 +1,1 @@
+"""The running processes: they know Celery and no prices."""

@@ -1,0 +1,197 @@
+"""The closed list of words an attempt may end in, and the one place that acts on them.
+
+`settle` is pure: row and outcome in, next row out. It sends durations, not times, because the clock of record is
+PostgreSQL's (design 2, law 8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hub.errors import Problem, Side
+from hub.model import Ask, Binding, JsonTree, Row, Story
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The marketplace agrees with VTEX. `look_again` (seconds): read once more, the source may be stale (7.6)."""
+
+    then: tuple[Ask, ...] = ()
+    look_again: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The marketplace answers later. `ticket` finds the answer, `wait` (seconds) is when we ask if nobody told us."""
+
+    ticket: str
+    wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """Nothing can be done until what is named in `on` changes; `version` is the one that was read.
+
+    `on` is `mapping:<category>`, `publication:<sku>` or `approval:<key>`.
+    """
+
+    on: str
+    version: int = 0
+    then: tuple[Ask, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A business no. The same `input_hash` is not sent again (RES-13)."""
+
+    problems: tuple[Problem, ...]
+    input_hash: str | None = None
+    then: tuple[Ask, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """`NotNow` as an ending: a key's own wait (`scope` key) or the whole store's, for which a gate holds the time."""
+
+    wait: float
+    scope: Literal["key", "store"] = "key"
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """`AuthLost` as an ending: the row stays pending behind the gate of `side`."""
+
+    side: Side
+    version: int
+    scope: Literal["store", "context"] = "store"
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """`Unavailable` as an ending, or anything unexpected: spends an attempt. `why` is for people, redacted."""
+
+    why: str
+    code: str = "E2"
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A write whose answer is lost; its intent stays and is read back before any second create."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Given back untouched (lease too short, worker stopping): pending again, nothing spent, nothing learnt."""
+
+
+Outcome = Done | Waiting | Parked | Refused | Postponed | Locked | Failed | Unknown | Released
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """One key's outcome with what was learnt on the way; `settle` and the ledger write it down together.
+
+    `code` is the catalogue code of the ending (`None`: nothing was said), `problems` what somebody must correct.
+    `confirmed` maps contexts to what the marketplace is now known to show; `forget` drops binding and snapshot.
+    """
+
+    context: str
+    key: str
+    outcome: Outcome
+    code: str | None = None
+    problems: tuple[Problem, ...] = ()
+    confirmed: Mapping[str, JsonTree] = field(default_factory=dict)
+    binding: Binding | None = None
+    stories: tuple[Story, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How patient the hub is with a peer that does not answer. All in seconds.
+
+    `delays` has one entry per attempt that may follow a failure; when they are used up the key is dead and `slow`
+    takes over, its last entry for ever. `unknown` paces the read-backs of writes whose answer was lost.
+    """
+
+    delays: tuple[float, ...]
+    slow: tuple[float, ...] = (3600.0, 21600.0, 86400.0)
+    unknown: tuple[float, ...] = (5.0, 15.0, 60.0, 300.0, 900.0)
+    jitter: float = 0.2
+    recheck: float = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class NextRow:
+    """What a row becomes. `work`: `i` at rest, `p` pending, `s` due in `wait` seconds.
+
+    `final` answers the demand it was claimed for. `keeps_claim`: requests that came meanwhile stay apart from the
+    answer that is still awaited. `again`: a demand of our own is added (second look).
+    """
+
+    status: str
+    work: Literal["i", "p", "s"]
+    attempts: int
+    wait: float | None = None
+    final: bool = True
+    keeps_claim: bool = False
+    again: bool = False
+    looks: int = 0
+
+
+def delay(delays: Sequence[float], turn: int, jitter: float, chance: float) -> float:
+    """The `turn`-th delay (from 0; the last repeats), spread by ±`jitter`; `chance` is in [0, 1)."""
+    base = delays[min(turn, len(delays) - 1)]
+    return base * (1.0 + jitter * (2.0 * chance - 1.0))
+
+
+def settle(row: Row, outcome: Outcome, plan: Plan, chance: float) -> NextRow:
+    """Decide what `row` becomes after `outcome` (design 4). `chance` in [0, 1) feeds the jitter.
+
+    The row's own requests that came during the hold are none of this function's business: the ledger sees them in
+    `asked` and makes the row pending again after a final ending.
+    """
+    spent = row.attempts
+    match outcome:
+        case Done(look_again=None):
+            return NextRow("done", "i", 0)
+        case Done(look_again=wait):
+            return NextRow("done", "s", 0, wait=wait, again=True, looks=row.looks + 1)
+        case Waiting(wait=wait):
+            return NextRow("waiting", "s", spent, wait=wait, final=False, keeps_claim=True, looks=row.looks)
+        case Parked():
+            return NextRow("parked", "s", spent, wait=plan.recheck)
+        case Refused():
+            return NextRow("refused", "i", spent)
+        case Postponed(scope="key", wait=wait):
+            return NextRow("delayed", "s", spent, wait=wait, final=False, looks=row.looks)
+        case Postponed() | Released():
+            return NextRow(row.status, "p", spent, final=False, looks=row.looks)
+        case Locked():
+            return NextRow("delayed", "p", spent, final=False, looks=row.looks)
+        case Unknown():
+            return NextRow(
+                "unknown",
+                "s",
+                spent,
+                wait=delay(plan.unknown, row.looks, plan.jitter, chance),
+                final=False,
+                looks=row.looks + 1,
+            )
+        case Failed() if row.status == "dead" or spent >= len(plan.delays):
+            beyond = max(0, spent - len(plan.delays))
+            return NextRow("dead", "s", spent + 1, wait=delay(plan.slow, beyond, plan.jitter, chance))
+        case Failed():
+            return NextRow(
+                "delayed",
+                "s",
+                spent + 1,
+                wait=delay(plan.delays, spent, plan.jitter, chance),
+                final=False,
+                looks=row.looks,
+            )

@@ -1,0 +1,254 @@
+"""The doors: what a context may ask of the outside. Nothing behind a door leaks through it.
+
+Every operation may raise the errors of `hub.errors`: `Refusal`, `NotFound`, `Unavailable`, `UnknownOutcome` (writes
+only), `Throttled`, `CircuitOpen`, `AuthLost`, `LeaseLost`. Nothing else comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from hub.errors import Problem
+from hub.model import (
+    Action,
+    Binding,
+    IntegrationAnswer,
+    Listing,
+    LotResult,
+    MarketplaceOrder,
+    OrderPage,
+    Product,
+    Record,
+    Shown,
+    Simulation,
+    VtexOrder,
+    Written,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A budget of calls: `rate` per second with `burst`, shared by everybody who has the same `account`."""
+
+    rate: float
+    burst: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """How a marketplace tells us of events, as data, so that the intake needs no adapter.
+
+    `scheme`: `none` (unsigned: the URL token is the only secret; the body is a hint anyway) or
+    `hmac_timestamp_body` (header `t=<unix seconds>,v1=<hex of HMAC-SHA256 over "t.body">`, several `v1` allowed while
+    a secret rotates; at most `replay_window` seconds old). `pointer` is the path of keys to the order id in the body.
+    """
+
+    scheme: Literal["none", "hmac_timestamp_body"] = "none"
+    header: str = "X-Signature"
+    replay_window: float = 300.0
+    pointer: tuple[str, ...] = ("resource", "id")
+
+
+@dataclass(frozen=True, slots=True)
+class Lots:
+    """A marketplace that takes records in lots and answers later (00-judgement.md 2).
+
+    Closed by count, bytes (of the encoded lot) or age (seconds since its first record); `min_interval` seconds lie
+    between two submits of one kind; results are polled every `poll` seconds.
+    """
+
+    max_records: int
+    max_bytes: int
+    max_age: float
+    min_interval: float
+    poll: float
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a marketplace can do; what it lacks is absent. The core never asks which marketplace it is."""
+
+    name: str
+    title: str
+    actions: frozenset[Action]
+    offer: Literal["separate", "combined"] = "separate"  # price and stock in one record or one each
+    replaces: bool = False  # every write replaces the whole offer: records are always complete, one lane for all
+    create: Literal["upsert", "create"] = "upsert"  # `create`: a repeat makes a second listing; find before, read back
+    lots: Lots | None = None  # records go in lots
+    webhook: Webhook | None = None
+    polls_orders: bool = False
+    visibility_delay: float = 0.0  # seconds until a write can be read back: absence counts only after it
+    max_stock: int = 999_999
+    limit: Limit | None = None  # default budget of a seller's account
+    verification: Literal["spec-verified", "sample-verified", "notes-only"] = "notes-only"
+    secret_fields: tuple[str, ...] = ("token",)  # what `hub store add` asks for, kept encrypted
+
+
+@dataclass(frozen=True, slots=True)
+class ListingRules:
+    """The store's choices for registrations: defaults by listing field (`brand`, `attributes.color`, …)."""
+
+    defaults: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A product in the marketplace's terms: every problem at once, and the defaults that were used (A3)."""
+
+    listing: Listing | None
+    problems: tuple[Problem, ...] = ()
+    defaults_used: Mapping[str, str] = field(default_factory=dict)
+
+
+class Marketplace(Protocol):
+    """One store's account on one marketplace."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it can do."""
+
+    def render(self, product: Product, category: str, rules: ListingRules) -> Rendered:
+        """Translate a product into the marketplace's terms; `category` is the marketplace's. Pure."""
+
+    def write(self, record: Record) -> Written:
+        """Send one record and wait for its answer. `Refusal` carries every problem."""
+
+    def show(self, sku: str, remote_id: str | None) -> Shown | None:
+        """What it shows of our SKU now, found by our seller code; `None` when it has none (read-back)."""
+
+    def encode(self, record: Record) -> bytes:
+        """One record as it stands in a lot (one line, without its end). Pure."""
+
+    def submit_lot(self, kind: str, reference: str, lines: Sequence[bytes]) -> str:
+        """Send a lot; the answer is its ticket. A reference already taken gives the existing ticket."""
+
+    def lot_result(self, ticket: str) -> LotResult | None:
+        """What became of a lot; `None` while it is not done."""
+
+    def find_lot(self, reference: str) -> str | None:
+        """The ticket of a lot whose submit answer was lost."""
+
+    def changed_orders(self, cursor: str | None) -> OrderPage:
+        """Ids of orders new or changed since the cursor, with overlap."""
+
+    def order(self, order_id: str) -> MarketplaceOrder:
+        """One order, normalised."""
+
+    def categories(self) -> Mapping[str, str]:
+        """Id → full name of every category that can hold listings."""
+
+    def check(self) -> Sequence[Problem]:
+        """Cheap probe of credentials and settings; every problem found."""
+
+
+@dataclass(frozen=True, slots=True)
+class CartItem:
+    """One line of a simulation."""
+
+    sku: str
+    quantity: int = 1
+
+
+class Vtex(Protocol):
+    """One store's VTEX account, in its sales channel and affiliate."""
+
+    def product(self, sku: str) -> Product:
+        """SKU and context (5.1). `NotFound` when VTEX does not know it."""
+
+    def simulate(
+        self, items: Sequence[CartItem], *, postal_code: str | None = None, country: str | None = None
+    ) -> Simulation:
+        """What VTEX would sell now (6): without an address for price and stock, with one for orders."""
+
+    def sku_page(self, page: int, size: int) -> Sequence[str]:
+        """One page (from 1) of the SKU ids of the sales channel; may be larger than asked where paging is ignored."""
+
+    def create_order(self, body: Mapping[str, Any]) -> IntegrationAnswer:
+        """New Order Integration (9.3). `UnknownOutcome` when the answer was lost."""
+
+    def approve_order(self, marketplace_order_id: str) -> IntegrationAnswer:
+        """Approve a paid order (9.6)."""
+
+    def order(self, vtex_order_id: str) -> VtexOrder:
+        """Get order (11.4). `NotFound` when VTEX has none."""
+
+    def check(self) -> Sequence[Problem]:
+        """Every registration check of 3.3 that concerns VTEX; all problems at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class MappedCategory:
+    """The mapping of a VTEX category: `remote` is `None` while unmapped; `version` is that of the store's table."""
+
+    category: str
+    remote: str | None
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRecord:
+    """What the hub knows of one marketplace order. Personal data is only in `order`, which is kept encrypted."""
+
+    order_id: str
+    state: str
+    order: MarketplaceOrder | None = None
+    vtex_order_id: str | None = None
+    operation_id: str | None = None
+    reference: str | None = None
+    sent_age: float | None = None  # seconds since creation was sent
+    approved: bool = False
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A load: which page comes next, how it is filtered, whether it may go on."""
+
+    run: int
+    state: str
+    page: int
+    page_size: int
+    only: tuple[str, ...] = ()  # filter: SKU ids, empty for all
+    seen_digest: str = ""  # of the previous page: a repeat ends the list (LOD-02)
+
+
+class States(Protocol):
+    """What is known: reads for rules, and the few facts a context may leave behind outside of `settle`."""
+
+    def binding(self, sku: str) -> Binding | None:
+        """The listing of a SKU, `None` while it has none."""
+
+    def mapped(self, category: str) -> MappedCategory:
+        """The marketplace category for a VTEX category."""
+
+    def row_status(self, context: str, key: str) -> tuple[str, str] | None:
+        """(`work`, `status`) of another row of this store, `None` when there is none."""
+
+    def confirmed(self, context: str, key: str) -> Any:
+        """What the marketplace is known to show for (context, key)."""
+
+    def order(self, order_id: str) -> OrderRecord | None:
+        """The hub's record of a marketplace order."""
+
+    def save_order(self, record: OrderRecord) -> None:
+        """Insert or update the record of an order; a state never goes back (ORD-10)."""
+
+    def results(self, order_id: str) -> Sequence[IntegrationAnswer]:
+        """Every integration result that VTEX has posted for an order, oldest first."""
+
+    def cursor(self, name: str) -> str | None:
+        """A stored cursor of this store (order polling)."""
+
+    def save_cursor(self, name: str, value: str) -> None:
+        """Move a cursor."""
+
+    def run(self, run: int) -> RunRecord | None:
+        """A load."""
+
+    def load_page(self, run: RunRecord, skus: Sequence[str], *, last: bool) -> None:
+        """In one transaction: ask `catalog` for each SKU at load urgency, count them to the run, move its cursor."""
+
+    def load_backlog(self, run: int) -> int:
+        """How many SKUs of the run have no outcome yet."""
