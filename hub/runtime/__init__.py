@@ -1,0 +1,1 @@
+"""What keeps the hub's processes alive together on one machine, and ends them together."""
