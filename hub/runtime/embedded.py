@@ -141,6 +141,12 @@ class _Server:
         """
         try:
             self._prepare()
+        except OSError as error:
+            self.release()
+            raise ServerUnavailable(
+                f"{self.name} cannot keep its files in {self._asked_for}: {error}; "
+                f"use a directory of your own, {self._way_out}"
+            ) from error
         except BaseException:
             self.release()
             raise
@@ -221,7 +227,7 @@ class _Server:
         """Make this process the only one that starts the server here; a lock the kernel drops when we end."""
         if self._lock is not None:
             return
-        lock = os.open(self._asked_for / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = os.open(self._asked_for / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         deadline = time.monotonic() + 2
         while True:
             try:

@@ -1,0 +1,35 @@
+# Everything goes through .venv, which `make setup` creates and keeps up to date; see `make help`.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check scenarios lock
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: ## create or renew .venv from requirements.lock (the others do it by themselves)
+	@$(PYTHON) deploy/set_up.py
+
+demo: setup ## the whole hub on this machine with simulators, a story in the terminal; ARGS=--once ends by itself
+	@$(BIN)/hub demo $(ARGS)
+
+test: setup ## all tests, on servers of their own; ARGS='-k stock' and the like go to pytest
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## style, types, import rules: seconds, no server
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest tests/check
+
+scenarios: setup ## which acceptance scenarios have a test, per group
+	@$(BIN)/python -m pytest --scenarios --collect-only -q
+
+# The public index is named so that a mirror in somebody's environment never gets into the lock.
+lock: setup ## compile requirements.lock anew from pyproject.toml (takes UV from PATH or .venv; ARGS=--upgrade)
+	@uv=$$(command -v uv || echo $(BIN)/uv); test -x "$$uv" || $(BIN)/python -m pip install -q --require-hashes -r deploy/uv.txt; \
+	"$$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --default-index https://pypi.org/simple \
+	    --all-extras --group dev --group build $(ARGS) pyproject.toml -o requirements.lock --no-header
+	@! grep -n '://' requirements.lock
