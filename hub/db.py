@@ -1,0 +1,264 @@
+"""Every connection to PostgreSQL is opened here, with the same settings; migrations run once, in order, unchanged.
+
+    HubError
+    ├── StorageAway      PostgreSQL cannot answer now (away, restarting, overloaded, too slow): the same may work later
+    └── StorageRefused   PostgreSQL refuses the statement or a value in it: repeating the same cannot work
+
+`translated` is the one door through which errors of psycopg become these two. Neither shows a value of a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, TypeVar
+
+import psycopg
+import psycopg_pool
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from hub.errors import BadInput, HubError, Problem
+
+OLDEST_POSTGRES: Final = 14
+MIGRATIONS: Final = Path(__file__).resolve().parent.parent / "migrations"
+CONNECT_SECONDS: Final = 5
+STATEMENT_SECONDS: Final = 30.0
+IDLE_IN_TRANSACTION_SECONDS: Final = 60.0
+MIGRATION_TURN_SECONDS: Final = 60.0  # how long a second migration waits for the first
+MIGRATION_LOCK_SECONDS: Final = 10.0  # a migration gives up rather than queue up everybody behind it
+
+_COLLISIONS: Final = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
+_SCHEMA_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_MIGRATION_NAME: Final = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
+
+# Row-independent states of the server; in all of them the same statement may work a moment later:
+# connection exceptions, transaction rollbacks, insufficient resources, operator intervention (shutdown,
+# statement_timeout), system errors, lock_timeout, read-only after a failover, idle-in-transaction time-out.
+_PASSING: Final = ("08", "40", "53", "57", "58", "55P03", "25006", "25P03")
+
+Answer = TypeVar("Answer")
+
+
+class StorageAway(HubError):  # noqa: N818 – named by what happens next, see hub.errors
+    """PostgreSQL cannot answer now. `sqlstate` is its code when it gave one."""
+
+    def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
+        self.sqlstate = sqlstate
+        super().__init__(message)
+
+
+class StorageRefused(HubError):  # noqa: N818 – see StorageAway
+    """PostgreSQL refuses the statement or a value in it (constraint, type, NUL character). `sqlstate` as above."""
+
+    def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
+        self.sqlstate = sqlstate
+        super().__init__(message)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn errors of psycopg and its pool into `StorageAway` or `StorageRefused`."""
+    try:
+        yield
+    except psycopg.Error as fault:
+        # `from None`: the original text quotes values of rows, and a chained traceback would print it.
+        raise _translation(fault) from None
+
+
+def retrying(attempt: Callable[[], Answer], *, times: int = 3) -> Answer:
+    """Call `attempt`, and again up to `times` when PostgreSQL made it yield to another transaction.
+
+    Only deadlocks and serialization failures are repeated: in both everything was rolled back. `attempt` must be the
+    whole transaction. The last error comes out as it is.
+    """
+    for turn in range(times):
+        try:
+            return attempt()
+        except (psycopg.Error, StorageAway) as fault:
+            if fault.sqlstate not in _COLLISIONS:
+                raise
+        time.sleep(random.uniform(0.002, 0.02) * (turn + 1))  # noqa: S311 – spreads contenders, hides nothing
+    return attempt()
+
+
+def conninfo(
+    database_url: str,
+    schema: str,
+    *,
+    name: str,
+    statement_seconds: float = STATEMENT_SECONDS,
+    seqscan: bool = True,
+) -> str:
+    """The connection string with the hub's session settings; good for sync and async connections alike.
+
+    search_path is `schema`, the time zone is UTC, `name` is what `pg_stat_activity` shows. `seqscan=False` keeps the
+    planner on the indexes of tables whose statistics lag behind (workers: a just filled `states` looks empty).
+    `BadInput` when `database_url` cannot be read; its text is never repeated, it may hold a password.
+    """
+    try:
+        asked = conninfo_to_dict(database_url)
+    except psycopg.Error:
+        fix = "write it as postgresql://user:password@host:port/database"
+        raise BadInput([Problem("input", field="DATABASE_URL", fix=fix)]) from None
+    session = {
+        "search_path": f'"{_checked_schema(schema)}"',
+        "timezone": "UTC",
+        "statement_timeout": f"{round(statement_seconds * 1000)}ms",
+        "idle_in_transaction_session_timeout": f"{round(IDLE_IN_TRANSACTION_SECONDS * 1000)}ms",
+    }
+    if not seqscan:
+        session["enable_seqscan"] = "off"
+    options = " ".join(f"-c {key}={value}" for key, value in session.items())
+    patience = {"connect_timeout": CONNECT_SECONDS, "keepalives_idle": 30, "tcp_user_timeout": 30_000}
+    return make_conninfo(
+        database_url,
+        **{key: value for key, value in patience.items() if key not in asked},
+        application_name=f"hub {name}"[:63],
+        options=f"{asked['options']} {options}" if asked.get("options") else options,
+    )
+
+
+def open_pool(
+    database_url: str,
+    schema: str,
+    *,
+    name: str,
+    min_size: int = 1,
+    max_size: int = 8,
+    seqscan: bool = True,
+    timeout: float = 5.0,
+) -> psycopg_pool.ConnectionPool[psycopg.Connection]:
+    """A pool of autocommit connections; close it when done.
+
+    Does not wait for PostgreSQL: while it is away each `pool.connection()` raises `PoolTimeout` after `timeout`
+    seconds (`StorageAway` inside `translated`), and the pool finds it again by itself. A connection is tried before
+    it is lent, so that a restart of PostgreSQL costs no caller an error.
+    """
+    pool: psycopg_pool.ConnectionPool[psycopg.Connection] = psycopg_pool.ConnectionPool(
+        conninfo(database_url, schema, name=name, seqscan=seqscan),
+        kwargs={"autocommit": True},
+        min_size=min_size,
+        max_size=max_size,
+        timeout=timeout,
+        max_lifetime=3600.0,
+        check=psycopg_pool.ConnectionPool.check_connection,
+        name=name,
+        open=False,
+    )
+    pool.open(wait=False)
+    return pool
+
+
+def migrate(database_url: str, schema: str = "hub", *, folder: Path = MIGRATIONS) -> list[str]:
+    """Bring `schema` (created when missing) up to date; the answer names the migrations that ran now.
+
+    Files `NNNN_name.sql` of `folder` run once each, in order, each in one transaction, under an advisory lock: of two
+    processes that start together the second waits and finds nothing to do. `BadInput` when PostgreSQL is too old, a
+    file that already ran was changed or is missing, or numbers repeat. `StorageAway`, `StorageRefused`.
+    """
+    files = _migration_files(folder)
+    where = conninfo(database_url, schema, name="migrate", statement_seconds=0)
+    with translated(), psycopg.connect(where, autocommit=True) as connection:
+        _refuse_old_server(connection)
+        _set(connection, "lock_timeout", f"{round(MIGRATION_TURN_SECONDS)}s")
+        connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", [f"hub migrate {schema}"])
+        _set(connection, "lock_timeout", f"{round(MIGRATION_LOCK_SECONDS)}s")
+        connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(schema)))
+        connection.execute(
+            "create table if not exists migrations ("
+            "name text primary key, sha256 text not null, ran_at timestamptz not null default now())"
+        )
+        ran: dict[str, str] = dict(connection.execute("select name, sha256 from migrations").fetchall())
+        _refuse_changed(ran, files)
+        fresh = [name for name in files if name not in ran]
+        for name in fresh:
+            with connection.transaction():
+                connection.execute(files[name])
+                connection.execute(
+                    "insert into migrations (name, sha256) values (%s, %s)", [name, _fingerprint(files[name])]
+                )
+        return fresh
+
+
+def _set(connection: psycopg.Connection, name: str, value: str) -> None:
+    connection.execute("select set_config(%s, %s, false)", [name, value])
+
+
+def _checked_schema(schema: str) -> str:
+    if _SCHEMA_NAME.fullmatch(schema):
+        return schema
+    fix = "use lower-case letters, digits and underscores, at most 63, not beginning with a digit"
+    raise BadInput([Problem("input", field="HUB_SCHEMA", value=schema[:80], fix=fix)])
+
+
+def _migration_files(folder: Path) -> dict[str, bytes]:
+    names = sorted(path.name for path in folder.glob("*.sql"))
+    problems = [
+        Problem("input", field="migration", value=name, fix="name it NNNN_what_it_does.sql")
+        for name in names
+        if not _MIGRATION_NAME.fullmatch(name)
+    ]
+    numbers = [name[:4] for name in names]
+    problems += [
+        Problem("input", field="migration", value=name, fix=f"number {name[:4]} is taken twice; renumber one")
+        for name in names
+        if numbers.count(name[:4]) > 1
+    ]
+    if not names:
+        problems.append(Problem("input", field="migrations", fix="the folder holds no migration; reinstall the hub"))
+    if problems:
+        raise BadInput(problems)
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def _fingerprint(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
+
+
+def _refuse_old_server(connection: psycopg.Connection) -> None:
+    major = connection.info.server_version // 10_000
+    if major < OLDEST_POSTGRES:
+        fix = f"use PostgreSQL {OLDEST_POSTGRES} or newer"
+        raise BadInput([Problem("input", field="PostgreSQL version", value=str(major), fix=fix)])
+
+
+def _refuse_changed(ran: dict[str, str], files: dict[str, bytes]) -> None:
+    problems = []
+    for name, fingerprint in sorted(ran.items()):
+        if name not in files:
+            fix = "this database was migrated by a newer hub; run that version"
+            problems.append(Problem("input", field="migration", value=name, fix=fix))
+        elif _fingerprint(files[name]) != fingerprint:
+            fix = "the file was changed after it ran; restore it and put the change into a new migration"
+            problems.append(Problem("input", field="migration", value=name, fix=fix))
+    if problems:
+        raise BadInput(problems)
+
+
+def _translation(fault: psycopg.Error) -> StorageAway | StorageRefused:
+    kind, state = type(fault).__name__, fault.sqlstate
+    if isinstance(fault, psycopg_pool.PoolTimeout | psycopg_pool.PoolClosed | psycopg_pool.TooManyRequests):
+        return StorageAway(f"PostgreSQL gave no connection in time ({kind})")
+    if state is None and isinstance(fault, psycopg.OperationalError | psycopg.InterfaceError):
+        # Said by libpq, not by a statement: host and port, never a value.
+        said = (str(fault).strip().splitlines() or [""])[0][:200]
+        return StorageAway(f"PostgreSQL cannot be reached ({kind}): {said}")
+    where = ", ".join(
+        f"{label} {name}"
+        for label, name in (
+            ("table", fault.diag.table_name),
+            ("column", fault.diag.column_name),
+            ("constraint", fault.diag.constraint_name),
+        )
+        if name
+    )
+    text = f"{kind}, {state or 'client side'}" + (f", {where}" if where else "")
+    if state is not None and state.startswith(_PASSING):
+        return StorageAway(f"PostgreSQL cannot do it now ({text})", sqlstate=state)
+    return StorageRefused(f"PostgreSQL refused ({text})", sqlstate=state)
