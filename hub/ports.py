@@ -26,6 +26,7 @@ from hub.model import (
     VtexOrder,
     Written,
 )
+from hub.rules import ListingRules, Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,6 @@ class Manifest:
     limit: Limit | None = None  # default budget of a seller's account
     verification: Literal["spec-verified", "sample-verified", "notes-only"] = "notes-only"
     secret_fields: tuple[str, ...] = ("token",)  # what `hub store add` asks for, kept encrypted
-
-
-@dataclass(frozen=True, slots=True)
-class ListingRules:
-    """The store's choices for registrations: defaults by listing field (`brand`, `attributes.color`, …)."""
-
-    defaults: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,3 +246,21 @@ class States(Protocol):
 
     def load_backlog(self, run: int) -> int:
         """How many SKUs of the run have no outcome yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What a context gets of one store: who it is, what it chose, and its three doors.
+
+    `store` is the number used in every table, `slug` its name for people.
+    """
+
+    store: int
+    slug: str
+    account: str
+    affiliate: str
+    sales_channel: int
+    rules: Rules
+    vtex: Vtex
+    marketplace: Marketplace
+    states: States

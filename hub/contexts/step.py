@@ -1,0 +1,298 @@
+"""What a decision asks to be done, as values that survive a crash: item in, step out, endings back.
+
+A step is committed as the intent of its rows before anything is written (design 2, law 5). What becomes of it is
+known at once or, for lots, hours later in another process; `taken` and `rejected` give the same endings for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from hub.errors import Problem
+from hub.model import (
+    Action,
+    Ask,
+    Binding,
+    BindingState,
+    JsonTree,
+    Listing,
+    Price,
+    Record,
+    Row,
+    Story,
+    Urgency,
+    Written,
+)
+from hub.outcome import Done, Ending, Refused
+
+TO_MARKETPLACE = "VTEX to Marketplace"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One key of a claim with its claimed rows: the row of the claim's context and those of its siblings."""
+
+    key: str
+    rows: Mapping[str, Row]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Something that has to be done outside before the rows of `contexts` can end.
+
+    `reference` is our own id of it (a UUID), `None` where no intent is needed. `intent` is what the runner commits to
+    each of these rows before `write` starts.
+    """
+
+    key: str
+    contexts: tuple[str, ...]
+    reference: str | None = None
+
+    @property
+    def intent(self) -> JsonTree:
+        """What is about to be done, as a JSON tree; `None` without a reference."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Send(Step):
+    """One record for the marketplace, with everything needed to end its rows once the answer is known.
+
+    `confirms` maps contexts to what the marketplace shows when it took the record, and `before` to what it showed
+    before, which a refusal leaves as it was. `kind` chooses the lot. `story` lacks code and destination until then.
+    `notes` are warnings that go along (A1, A3, Z). `then` is asked for after success. `refused_hash` keeps the same
+    input from being sent again after a refusal (RES-13).
+    """
+
+    record: Record
+    kind: Literal["listing", "offer"]
+    story: Story
+    confirms: Mapping[str, JsonTree]
+    before: Mapping[str, JsonTree] = field(default_factory=dict)
+    binding_state: BindingState | None = None
+    product: str = ""
+    marketplace: str = ""
+    notes: tuple[Problem, ...] = ()
+    then: tuple[Ask, ...] = ()
+    look_again: float | None = None
+    refused_hash: str | None = None
+
+    @property
+    def intent(self) -> JsonTree:
+        """The whole step as a JSON tree (`send_from_json` reads it back)."""
+        return self.as_json()
+
+    def as_json(self) -> dict[str, JsonTree]:
+        """The step as a JSON tree; lots keep it beside the encoded record."""
+        return {
+            "key": self.key,
+            "contexts": list(self.contexts),
+            "reference": self.reference,
+            "record": record_json(self.record),
+            "kind": self.kind,
+            "story": _story_json(self.story),
+            "confirms": dict(self.confirms),
+            "before": dict(self.before),
+            "binding_state": self.binding_state,
+            "product": self.product,
+            "marketplace": self.marketplace,
+            "notes": [note.as_json() for note in self.notes],
+            "then": [_ask_json(ask) for ask in self.then],
+            "look_again": self.look_again,
+            "refused_hash": self.refused_hash,
+        }
+
+
+def send_from_json(tree: JsonTree) -> Send:
+    """Read back what `Send.as_json` wrote."""
+    state = tree.get("binding_state")
+    return Send(
+        key=tree["key"],
+        contexts=tuple(tree["contexts"]),
+        reference=tree["reference"],
+        record=record_from_json(tree["record"]),
+        kind=tree["kind"],
+        story=_story_from_json(tree["story"]),
+        confirms=tree["confirms"],
+        before=tree.get("before") or {},
+        binding_state=BindingState(state) if state else None,
+        product=tree.get("product") or "",
+        marketplace=tree.get("marketplace") or "",
+        notes=tuple(Problem.from_json(note) for note in tree.get("notes") or ()),
+        then=tuple(Ask(**ask) for ask in tree.get("then") or ()),
+        look_again=tree.get("look_again"),
+        refused_hash=tree.get("refused_hash"),
+    )
+
+
+def taken(send: Send, written: Written) -> tuple[Ending, ...]:
+    """The marketplace took the record: one ending per row, the first of which tells the story."""
+    binding = None
+    remote = written.remote_id or send.record.remote_id or ""
+    if send.binding_state is not None:
+        binding = Binding(send.key, remote, send.binding_state, written.link, send.product)
+    defaults = tuple(note for note in send.notes if note.code == "A3")
+    others = tuple(note for note in send.notes if note.code != "A3")
+    code = others[0].code if others else "S1"
+    story = replace(
+        send.story,
+        code=code,
+        problems=others,
+        destination={"answer": written.answer, "remote_id": remote, "link": written.link},
+        params={**send.story.params, "remote": remote, "link": written.link},
+    )
+    stories = (*defaults_story(send.story, defaults), story)
+    done = Done(send.then, send.look_again)
+    return _endings(send, Ending("", send.key, done, code, send.notes, send.confirms, binding, stories))
+
+
+def rejected(send: Send, problems: Sequence[Problem], answer: str = "") -> tuple[Ending, ...]:
+    """The marketplace refused the record: E3 with every problem, and nothing has changed over there."""
+    found = tuple(problems) or (Problem("E3", fix="the marketplace gave no reason: ask its support"),)
+    story = replace(
+        send.story,
+        code="E3",
+        problems=(*found, *send.notes),
+        destination={"answer": answer},
+        params={**send.story.params, "errors": sentences(found)},
+    )
+    refused = Refused(found, send.refused_hash)
+    return _endings(send, Ending("", send.key, refused, "E3", found, send.before, None, (story,)))
+
+
+def sentences(problems: Sequence[Problem]) -> str:
+    """Every problem as one line of text, for a message's placeholder."""
+    return "; ".join(problem.sentence() for problem in problems)
+
+
+def defaults_story(story: Story, defaults: Sequence[Problem]) -> tuple[Story, ...]:
+    """The warning A3 with every default that was used, told before the success (NEW-06)."""
+    if not defaults:
+        return ()
+    used = ", ".join(f"{note.field} = {note.value}" for note in defaults)
+    return (replace(story, code="A3", problems=tuple(defaults), params={**story.params, "defaults": used}),)
+
+
+def _endings(send: Send, ending: Ending) -> tuple[Ending, ...]:
+    """The same ending for every row of `send`; the first keeps the story, the binding and the values of no row."""
+    first, *others = send.contexts
+    known = ending.confirmed
+    own = {context: value for context, value in known.items() if context not in others}
+    outcome = replace(ending.outcome, then=()) if isinstance(ending.outcome, Done | Refused) else ending.outcome
+    return (
+        replace(ending, context=first, confirmed=own),
+        *(
+            replace(
+                ending,
+                context=context,
+                outcome=outcome,
+                confirmed={context: known[context]} if context in known else {},
+                binding=None,
+                stories=(),
+            )
+            for context in others
+        ),
+    )
+
+
+def price_json(price: Price | None) -> JsonTree:
+    """A price as it is kept: integer cents."""
+    return None if price is None else {"sale": price.sale, "list": price.list}
+
+
+def price_from_json(tree: JsonTree) -> Price | None:
+    """Read back what `price_json` wrote."""
+    return Price(int(tree["sale"]), int(tree["list"])) if tree else None
+
+
+def stock_json(quantity: int | None) -> JsonTree:
+    """A quantity as it is kept."""
+    return None if quantity is None else {"quantity": quantity}
+
+
+def listing_json(listing: Listing | None) -> JsonTree:
+    """A listing as it is kept."""
+    if listing is None:
+        return None
+    return {
+        "title": listing.title,
+        "description": listing.description,
+        "category": listing.category,
+        "brand": listing.brand,
+        "ean": listing.ean,
+        "images": list(listing.images),
+        "attributes": dict(listing.attributes),
+        "group": listing.group,
+    }
+
+
+def listing_from_json(tree: JsonTree) -> Listing | None:
+    """Read back what `listing_json` wrote."""
+    return Listing(**{**tree, "images": tuple(tree["images"])}) if tree else None
+
+
+def record_json(record: Record) -> JsonTree:
+    """A record as it is kept."""
+    return {
+        "sku": record.sku,
+        "action": record.action.value,
+        "reference": record.reference,
+        "remote_id": record.remote_id,
+        "listing": listing_json(record.listing),
+        "price": price_json(record.price),
+        "stock": record.stock,
+    }
+
+
+def record_from_json(tree: JsonTree) -> Record:
+    """Read back what `record_json` wrote."""
+    return Record(
+        sku=tree["sku"],
+        action=Action(tree["action"]),
+        reference=tree["reference"],
+        remote_id=tree["remote_id"],
+        listing=listing_from_json(tree["listing"]),
+        price=price_from_json(tree["price"]),
+        stock=tree["stock"],
+    )
+
+
+def _story_json(story: Story) -> JsonTree:
+    return {
+        "operation": story.operation,
+        "direction": story.direction,
+        "code": story.code,
+        "source": story.source,
+        "translated": story.translated,
+        "params": dict(story.params),
+    }
+
+
+def _story_from_json(tree: JsonTree) -> Story:
+    return Story(
+        tree["operation"],
+        tree["direction"],
+        tree["code"],
+        source=tree["source"],
+        translated=tree["translated"],
+        params=tree["params"],
+    )
+
+
+def _ask_json(ask: Ask) -> JsonTree:
+    return {
+        "store": ask.store,
+        "context": ask.context,
+        "key": ask.key,
+        "source": ask.source,
+        "urgency": ask.urgency,
+        "heard": ask.heard,
+        "count": ask.count,
+    }
+
+
+def follow(store: int, sku: str, contexts: Sequence[str], urgency: int = Urgency.FOLLOW) -> tuple[Ask, ...]:
+    """What an answer made necessary: the same SKU in other contexts."""
+    return tuple(Ask(store, context, sku, "follow", urgency) for context in contexts)
