@@ -145,7 +145,7 @@ def taken(send: Send, written: Written) -> tuple[Ending, ...]:
     )
     stories = (*defaults_story(send.story, defaults), story)
     done = Done(send.then, send.look_again)
-    return _endings(send, Ending("", send.key, done, code, send.notes, send.confirms, binding, stories))
+    return _endings(send, Ending("", send.key, done, code, send.notes, send.confirms, binding=binding, stories=stories))
 
 
 def rejected(send: Send, problems: Sequence[Problem], answer: str = "") -> tuple[Ending, ...]:
@@ -159,7 +159,7 @@ def rejected(send: Send, problems: Sequence[Problem], answer: str = "") -> tuple
         params={**send.story.params, "errors": sentences(found)},
     )
     refused = Refused(found, send.refused_hash)
-    return _endings(send, Ending("", send.key, refused, "E3", found, send.before, None, (story,)))
+    return _endings(send, Ending("", send.key, refused, "E3", found, send.before, stories=(story,)))
 
 
 def sentences(problems: Sequence[Problem]) -> str:
