@@ -120,7 +120,7 @@ def install(root: Path, python: Path, uv: str | None) -> str:
             if failed is None:
                 return "uv, installed by pip"
         problems.append(f"uv installed by pip: {failed}")
-    say("uv did not succeed; trying pip, which takes longer")
+    say(f"{problems[-1]}; trying pip, which takes longer")
     for arguments in (locked, itself):
         failed = attempt([*pip, *arguments])
         if failed is not None:
@@ -139,11 +139,12 @@ def with_uv(uv: str, python: Path, *installs: list[str]) -> str | None:
 
 def attempt(argv: list[str]) -> str | None:
     """Run a command; return None when it succeeded, else its last words."""
-    kept = {
-        name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
-    }
+    ours = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
+    # uv's own list of certificates knows no company's; the system's list is what pip and browsers trust there.
+    environment = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}
+    environment.update((name, value) for name, value in os.environ.items() if name not in ours)
     try:
-        done = subprocess.run(argv, cwd=ROOT, env=kept, capture_output=True, text=True, check=False)
+        done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     except OSError as error:
         return str(error)
     if done.returncode == 0:
