@@ -55,7 +55,8 @@ class Row:
     `asked` is the value the claim will answer. `status` is that of the last ending (`new` before the first).
     `intent`, `intent_age` (seconds since it was committed), `reference`: the write that was begun and not confirmed.
     `confirmed`: what the marketplace is known to show for this context. `resolved`: outcome of the lot record that
-    this row waited for, when there is one.
+    this row waited for, when there is one. `marked`: `answers` holds problems, a ticket or a doubt that a clean ending
+    has to wipe.
     """
 
     context: str
@@ -73,6 +74,7 @@ class Row:
     intent_age: float | None = None
     confirmed: JsonTree = None
     pending_seconds: float = 0.0
+    marked: bool = False
     resolved: LotOutcome | None = None
 
 

@@ -98,7 +98,9 @@ class Ending:
     """One key's outcome with what was learnt on the way; `settle` and the ledger write it down together.
 
     `code` is the catalogue code of the ending (`None`: nothing was said), `problems` what somebody must correct.
-    `confirmed` maps contexts to what the marketplace is now known to show; `forget` drops binding and snapshot.
+    `confirmed` maps contexts to what the marketplace is now known to show. `definite`: the marketplace answered a
+    write or a read-back in this attempt, so an open intent is settled. A `binding` in state `deleted` drops the pair
+    and every snapshot of the SKU.
     """
 
     context: str
@@ -107,6 +109,7 @@ class Ending:
     code: str | None = None
     problems: tuple[Problem, ...] = ()
     confirmed: Mapping[str, JsonTree] = field(default_factory=dict)
+    definite: bool = False
     binding: Binding | None = None
     stories: tuple[Story, ...] = ()
 
@@ -157,6 +160,8 @@ def settle(row: Row, outcome: Outcome, plan: Plan, chance: float) -> NextRow:
     `asked` and makes the row pending again after a final ending.
     """
     spent = row.attempts
+    if row.status == "waiting" and isinstance(outcome, Postponed | Locked | Released | Failed):
+        return _still_waiting(outcome, spent, plan, chance)
     match outcome:
         case Done(look_again=None):
             return NextRow("done", "i", 0)
@@ -195,3 +200,17 @@ def settle(row: Row, outcome: Outcome, plan: Plan, chance: float) -> NextRow:
                 final=False,
                 looks=row.looks,
             )
+
+
+def _still_waiting(outcome: Outcome, spent: int, plan: Plan, chance: float) -> NextRow:
+    """The answer could not be fetched: the ticket stays good, and what was asked meanwhile stays apart from it."""
+    match outcome:
+        case Failed() if spent >= len(plan.delays):
+            return NextRow("dead", "s", spent + 1, wait=delay(plan.slow, 0, plan.jitter, chance))
+        case Failed():
+            wait = delay(plan.delays, spent, plan.jitter, chance)
+            return NextRow("waiting", "s", spent + 1, wait=wait, final=False, keeps_claim=True)
+        case Postponed(scope="key", wait=wait):
+            return NextRow("waiting", "s", spent, wait=wait, final=False, keeps_claim=True)
+        case _:
+            return NextRow("waiting", "p", spent, final=False, keeps_claim=True)

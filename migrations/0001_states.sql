@@ -81,9 +81,10 @@ create table answers (
   parked_version bigint,
   input_hash   text,                               -- of what was refused: the same is not sent again
   reference    uuid,                               -- our own id of the write that was begun
-  intent       jsonb,                              -- what we are about to write, committed before the call
+  intent       jsonb,                              -- what we are about to write, committed before the call; while it
+                                                    -- is here, `confirmed` is in doubt and nobody may rely on it
   intent_at    timestamptz,
-  confirmed    jsonb,                              -- what the marketplace is known to show; null while in doubt
+  confirmed    jsonb,                              -- what the marketplace is known to show
   confirmed_at timestamptz,
   primary key (store, context, key)
 ) with (fillfactor = 80);
