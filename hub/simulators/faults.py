@@ -18,6 +18,7 @@ from email.utils import format_datetime
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -26,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 JOURNAL_ENTRIES = 50_000
 BODY_KEPT = 16_384  # bytes of a request body that the journal keeps
 SECRET_WORDS = ("authorization", "token", "appkey", "cookie", "secret", "password", "signature")
+MOST_BYTES = 64 * 1024 * 1024  # of a request body
 REDACTED = "***"
 
 
@@ -299,6 +301,11 @@ class Limits:
             self._allowed[name] = (calls, window)
         self._used = {key: used for key, used in self._used.items() if key[0] != name}
 
+    def clear(self) -> None:
+        """Lift every limit."""
+        self._allowed.clear()
+        self._used.clear()
+
     def spend(self, operation: str, group: str, account: str) -> Allowance | None:
         """Count one call against the operation's and the group's limit; None when neither is limited."""
         tightest: Allowance | None = None
@@ -348,6 +355,18 @@ def throttled(
         date = datetime.now(UTC) + timedelta(seconds=retry_after + 0.999)
         headers["Retry-After"] = format_datetime(date, usegmt=True) if form == "date" else str(whole)
     return Response(body, status_code=429, headers=headers, media_type="text/plain")
+
+
+async def read_body(request: Request, most: int = MOST_BYTES) -> bytes:
+    """The request's body. Raises HTTPException 413 when it is longer than `most` bytes."""
+    pieces: list[bytes] = []
+    length = 0
+    async for piece in request.stream():
+        length += len(piece)
+        if length > most:
+            raise HTTPException(413, f"body: longer than {most} bytes; send less at once")
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 class CutResponse(Response):
@@ -450,7 +469,7 @@ class Door:
 
         async def endpoint(request: Request) -> Response:
             started = time.monotonic()
-            body = await request.body()
+            body = await read_body(request)
             account = str(request.path_params.get("account", ""))
             plan = self.faults.plan(operation, group, account)
             call = Call(request, body, operation, account, plan.lying, plan.stale)
@@ -540,7 +559,7 @@ def control_routes(faults: Faults, journal: Journal, limits: Limits, prefix: str
 
     async def add(request: Request) -> Response:
         try:
-            wanted = FAULT_BODIES.validate_json(await request.body())
+            wanted = FAULT_BODIES.validate_json(await read_body(request))
         except ValidationError as error:
             return JSONResponse({"problems": problems_of(error)}, 400)
         rules = wanted if isinstance(wanted, list) else [wanted]
@@ -558,7 +577,7 @@ def control_routes(faults: Faults, journal: Journal, limits: Limits, prefix: str
 
     async def limit(request: Request) -> Response:
         try:
-            wanted = LimitBody.model_validate_json(await request.body())
+            wanted = LimitBody.model_validate_json(await read_body(request))
         except ValidationError as error:
             return JSONResponse({"problems": problems_of(error)}, 400)
         limits.set(wanted.name, wanted.calls, wanted.window)
