@@ -38,15 +38,15 @@ Wire, below `/{profile}/{account}`; `Authorization: Bearer <token>`; every 4xx/5
     all           POST /orders/{id}/acknowledge       order_acknowledge    body {"vtex_order_id"}; 409 when another
 
 What a profile lacks (deleting in sync, blocking in lot and full-replace) is answered 405 `unsupported`.
-A listing is {sku, title, description, category, ean, brand, images: [url], attributes: {name: text}, price,
+A listing is {sku, title, description, category, ean, brand, images: [url], attributes: {name: text}, group, price,
 list_price, stock}; unknown fields are refused. Feed records of kind `listing` carry all but the last three, with
 `"operation": "update"|"delete"`; those of kind `offer` any of the last three. Record status: accepted, rejected
 (correct it), error (try again). Full-replace sets to empty or zero whatever is not sent. Money: sync decimal text
 "99.90", lot {"amount": "99.90", "currency": "BRL"}, full-replace whole cents 9990. Times are ISO 8601 in UTC.
 
-Webhook (sync, full-replace): POST {"id", "topic": "orders", "resource": "/orders/{id}", "account", "sent", "attempts"}
-– a pointer, never the truth. In sync with a webhook secret: `X-Signature: t=<unix>,v1=<hex>`, HMAC-SHA256 over
-`<t>.<body>`; while a secret is rotated a second `v1`. Any 2xx within 2 s is taken as received.
+Webhook (sync, full-replace): POST {"id", "topic": "orders", "resource": {"id": order id}, "account", "sent",
+"attempts"} – a pointer, never the truth. In sync with a webhook secret: `X-Signature: t=<unix>,v1=<hex>`, HMAC-SHA256
+over `<t>.<body>`; while a secret is rotated a second `v1`. Any 2xx within 2 s is taken as received.
 
 Control, below `/_control` (the hub never calls it; `marketplace_control.MarketplaceControl` is the client):
 
@@ -157,6 +157,7 @@ def _listing(account: Account, listing: Listing, *, stale: bool = False) -> dict
         "brand": values.brand,
         "images": list(values.images),
         "attributes": dict(values.attributes),
+        "group": values.group,
         "price": account.write_money(values.price),
         "list_price": account.write_money(values.list_price),
         "stock": values.stock,
@@ -200,6 +201,7 @@ def _order(account: Account, order: Order) -> dict[str, object]:
                 "quantity": line.quantity,
                 "price": money(line.price),
                 "discount": money(line.discount),
+                "shipping": money(line.shipping),
             }
             for line in order.lines
         ],
@@ -208,6 +210,8 @@ def _order(account: Account, order: Order) -> dict[str, object]:
         "discount": money(order.discount),
         "total": money(order.total),
         "sla": order.sla,
+        "delivery": "delivery",
+        "payments": ["credit_card"],
         "buyer": order.buyer if told else None,
         "address": order.address if told else None,
         "vtex_order_id": order.acknowledgements[-1][0] if order.acknowledgements else None,
@@ -686,12 +690,12 @@ class Courier:
             copies = 0 if chance.random() < dials.webhook_loss else 2 if chance.random() < dials.webhook_double else 1
         identity = f"evt-{self.world.number():08d}"
         if copies == 0:
-            account.deliveries.append(Delivery(identity, event.topic, event.resource, self.world.now(), outcome="lost"))
+            account.deliveries.append(Delivery(identity, event.topic, event.order, self.world.now(), outcome="lost"))
         for _ in range(copies):
             wait = dials.webhook_delay if event.delay is None else event.delay
             wait += chance.random() * dials.webhook_disorder
             planned = self.world.now() + timedelta(seconds=wait)
-            delivery = Delivery(identity, event.topic, event.resource, planned)
+            delivery = Delivery(identity, event.topic, event.order, planned)
             account.deliveries.append(delivery)
             task = asyncio.get_running_loop().create_task(self._bring(account, event, delivery, wait))
             self._tasks.add(task)
@@ -707,7 +711,7 @@ class Courier:
                 {
                     "id": delivery.event,
                     "topic": event.topic,
-                    "resource": event.resource,
+                    "resource": {"id": event.order},
                     "account": account.name,
                     "sent": self.world.now().isoformat(),
                     "attempts": attempt + 1,
@@ -865,7 +869,7 @@ class OrderStatusBody(_Body):
 class EventBody(_Body):
     """A pointer to send now."""
 
-    resource: str
+    order: str
     topic: str = "orders"
     copies: int = Field(1, ge=0, le=1000)
     delay: float = Field(0, ge=0)
@@ -908,6 +912,7 @@ def _shown(account: Account, record: SkuRecord) -> dict[str, object]:
             "brand": values.brand,
             "images": list(values.images),
             "attributes": dict(values.attributes),
+            "group": values.group,
             "price_cents": values.price,
             "list_price_cents": values.list_price,
             "stock": values.stock,
@@ -952,7 +957,7 @@ def _delivery(delivery: Delivery) -> dict[str, object]:
     return {
         "event": delivery.event,
         "topic": delivery.topic,
-        "resource": delivery.resource,
+        "order": delivery.order,
         "attempts": delivery.attempts,
         "status": delivery.status,
         "seconds": delivery.seconds,
@@ -1081,12 +1086,12 @@ class Control:
                 raise Refusal(400, "price_unknown", f"SKU {item.sku!r} shows no price: give one in items")
             title = values.title if values else item.sku
             identity = found[0].id if found else ""
-            lines.append(OrderLine(at, item.sku, identity, title, item.quantity, price, item.discount))
+            shipping = body.shipping // len(body.items) + (at <= body.shipping % len(body.items))
+            lines.append(OrderLine(at, item.sku, identity, title, item.quantity, price, item.discount, shipping))
         order = Order(
             id=body.id or f"{account.profile.value[:3].upper()}-{20_000_000 + number}",
             status=body.status,
             lines=tuple(lines),
-            shipping=body.shipping,
             interest=body.interest,
             discount=body.discount,
             sla=body.sla,
@@ -1112,7 +1117,7 @@ class Control:
     async def event(self, request: Request) -> Response:
         """Send a pointer, true or forged."""
         account, body = self._of(request), await _wanted(request, EventBody)
-        self.world.on_event(account, Event(body.topic, body.resource, body.copies, body.delay, body.signature))
+        self.world.on_event(account, Event(body.topic, body.order, body.copies, body.delay, body.signature))
         return Response(status_code=202)
 
     async def deliveries(self, request: Request) -> Response:

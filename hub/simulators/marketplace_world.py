@@ -175,6 +175,7 @@ class Values:
     brand: str = ""
     images: tuple[str, ...] = ()
     attributes: tuple[tuple[str, str], ...] = ()
+    group: str = ""
     price: int | None = None
     list_price: int | None = None
     stock: int = 0
@@ -269,6 +270,7 @@ class OrderLine:
     quantity: int
     price: int
     discount: int
+    shipping: int  # of the whole line
 
 
 @dataclass(slots=True)
@@ -278,7 +280,6 @@ class Order:
     id: str
     status: str
     lines: tuple[OrderLine, ...]
-    shipping: int
     interest: int
     discount: int
     sla: str
@@ -292,6 +293,11 @@ class Order:
     reads: int = 0
 
     @property
+    def shipping(self) -> int:
+        """What the delivery costs, in cents."""
+        return sum(line.shipping for line in self.lines)
+
+    @property
     def total(self) -> int:
         """What the buyer pays, in cents."""
         lines = sum(line.price * line.quantity - line.discount for line in self.lines)
@@ -300,11 +306,11 @@ class Order:
 
 @dataclass(slots=True)
 class Delivery:
-    """One attempt-set to tell the webhook about a resource."""
+    """One attempt-set to tell the webhook about an order."""
 
     event: str
     topic: str
-    resource: str
+    order: str
     planned: datetime
     attempts: int = 0
     status: int | None = None  # of the last attempt; 0: nobody answered
@@ -317,7 +323,7 @@ class Event:
     """What the courier is asked to bring. `copies` and `delay` overrule the account's dials."""
 
     topic: str
-    resource: str
+    order: str
     copies: int | None = None
     delay: float | None = None
     signature: Literal["good", "bad", "old", "none"] = "good"
@@ -543,7 +549,7 @@ class Account:
                 return tuple(images)
             case "attributes", dict(given) if all(isinstance(text, str) for text in given.values()):
                 return tuple(sorted(given.items()))
-            case (("title" | "description" | "category" | "ean" | "brand"), str(text)):
+            case (("title" | "description" | "category" | "ean" | "brand" | "group"), str(text)):
                 return text
         wanted = {
             "stock": "a whole number of 0 or more",
@@ -984,7 +990,7 @@ class Account:
             order.status = status
         order.updated_at = self.world.now()
         order.number = next(self._updates)
-        self.world.on_event(self, Event("orders", f"/orders/{order.id}", copies, delay))
+        self.world.on_event(self, Event("orders", order.id, copies, delay))
 
     def updated_orders(self, since: datetime | None, after: int, limit: int) -> list[Order]:
         """Orders in the order of their last update."""
