@@ -1,0 +1,134 @@
+"""What pydantic objects to becomes problems that people can act on: field, value found, fix; all of them at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from hub.errors import BadInput, Problem
+from hub.model import JsonTree
+
+Location = tuple[int | str, ...]
+
+_LONGEST_VALUE: Final = 80
+_KNOWN_SHOWN: Final = 12
+_UNKNOWN_KEY: Final = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Naming(Protocol):
+    """How a place in the input is named to its author."""
+
+    def __call__(self, location: Location, *, missing: bool) -> str:
+        """`location` as a name; when `missing` is set, its last part is not there and its parent is the place."""
+
+
+def dotted(location: Location, *, missing: bool = False) -> str:  # noqa: ARG001 – a `Naming`
+    """`("pools", "offers", "threads")` → `pools.offers.threads`."""
+    return ".".join(str(part) for part in location)
+
+
+def parsed(model: type[_Model], tree: JsonTree, *, naming: Naming = dotted, secret: bool = False) -> _Model:
+    """`tree` as a `model`, by JSON's rules (lists are tuples, texts may be decimals). `BadInput` with every problem.
+
+    `secret`: no value is repeated in a problem.
+    """
+    try:
+        return model.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as objections:
+        raise BadInput(problems_of(objections, model, naming=naming, secret=secret)) from None
+
+
+def problems_of(
+    objections: ValidationError, model: type[BaseModel], *, naming: Naming = dotted, secret: bool = False
+) -> list[Problem]:
+    """Every objection of pydantic to input for `model`, in the order of the input."""
+    return [
+        Problem(
+            "input",
+            field=naming(error["loc"], missing=error["type"] == "missing"),
+            value="" if secret or error["type"] == "missing" else shortened(error["input"]),
+            fix=_fix(error["type"], error["msg"], error["loc"], model),
+        )
+        for error in objections.errors(include_url=False)
+    ]
+
+
+def shortened(value: JsonTree) -> str:
+    """A found value, short enough for a line."""
+    if isinstance(value, Mapping | list | tuple):
+        return "" if value else str(value)
+    text = str(value)
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """` – did you mean 'x'?`, or the known words, or nothing."""
+    words = sorted(known)
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    if not words:
+        return "there is none yet"
+    more = ", …" if len(words) > _KNOWN_SHOWN else ""
+    return f"known: {', '.join(words[:_KNOWN_SHOWN])}{more}"
+
+
+def _fix(kind: str, message: str, location: Location, model: type[BaseModel]) -> str:
+    if kind in _UNKNOWN_KEY:
+        return f"unknown key; {suggestion(str(location[-1]), _keys_at(model, location[:-1]))}"
+    if kind == "missing":
+        return "is missing; add it"
+    if message.startswith(("Input should be greater", "Input should be less")):
+        return message.replace("Input should be", "write a number", 1)
+    if message.startswith("Input should be"):
+        return message.replace("Input should be", "write", 1)
+    for prefix in ("Value error, ", "Assertion failed, "):
+        message = message.removeprefix(prefix)
+    return message
+
+
+def _keys_at(kind: Any, location: Sequence[int | str]) -> list[str]:
+    """The keys that may stand at `location` of `kind`, found through its annotations."""
+    for part in location:
+        fields = _fields(kind)
+        kind = fields.get(str(part)) if fields else next(reversed(typing.get_args(_plain(kind))), None)
+    return list(_fields(kind))
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    kind = _plain(kind)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return {}
+
+
+def _plain(kind: Any) -> Any:
+    """Without `None` beside it and without `Annotated` around it."""
+    if typing.get_origin(kind) is typing.Annotated:
+        return _plain(typing.get_args(kind)[0])
+    others = [choice for choice in typing.get_args(kind) if choice is not type(None)]
+    if type(None) in typing.get_args(kind) and len(others) == 1:
+        return _plain(others[0])
+    return kind
+
+
+def gathered(checks: Iterable[Callable[[], object]]) -> list[Problem]:
+    """Run every check; the problems of all of them together."""
+    problems: list[Problem] = []
+    for check in checks:
+        try:
+            check()
+        except BadInput as fault:
+            problems.extend(fault.problems)
+    return problems

@@ -1,0 +1,601 @@
+"""The registry: which stores there are, how each is set, and its secrets, which PostgreSQL keeps only encrypted.
+
+Every change is one transaction with its audit entry, and moves `Registry.version`: running processes compare it and
+read the registry again. Secrets have a version of their own, so that newer ones open the gates that older ones shut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from psycopg.types.json import Jsonb
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from hub import db
+from hub.errors import BadInput, Problem, Side
+from hub.parsing import dotted, parsed, suggestion
+from hub.ports import Limit
+from hub.rules import InventoryRules, ListingRules, PricingRules, Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from psycopg import Connection
+    from psycopg_pool import ConnectionPool
+
+Status = Literal["active", "paused", "removed"]
+SecretSide = Literal["vtex", "marketplace", "hub"]
+
+_SLUG: Final = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]")
+_ACCOUNT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
+_AFFILIATE: Final = re.compile(r"[B-DF-HJ-NP-TV-Z]{3}")
+_LARGEST_CHANNEL: Final = 2**31 - 1
+_LONGEST_KEY_FILE: Final = 16_384
+_TOKEN_BYTES: Final = 24  # 192 bits: the URL is the only secret of a notification (vtex.md 4.1)
+
+_Answer = TypeVar("_Answer")
+
+
+# ---------------------------------------------------------------- settings of one store
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if text and (parts.scheme not in {"http", "https"} or not parts.netloc or parts.username or parts.query):
+        raise ValueError("write an http(s) URL with a host, without user, password and query")
+    return text.rstrip("/")
+
+
+Url = Annotated[str, AfterValidator(_url)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class StoreSettings(BaseModel):
+    """What a store chose. Everything has a default: `{}` is a working store on VTEX's own hosts.
+
+    `vtex_url`: where the account answers; `{account}` is filled in. `marketplace_url`, `hub_url`: empty for the
+    marketplace's own and the installation's. `defaults`: values of listing fields that the product lacks (their use is
+    logged as A3). `look_again`: seconds until a value announced as changed is read again (vtex.md 7.6).
+    `order_policy`: whether a simulation that disagrees with an order stops it (`strict`) or is written down only.
+    `simulation`: which of VTEX's two paths is asked (vtex.md 6.1). `result_timer_seconds`: how long the result of an
+    order integration is awaited before the order is looked up. `vtex_limit`, `marketplace_limit`: calls per second of
+    the account, instead of the installation's or the marketplace's. `mapping_link`: where the seller maps categories.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    vtex_url: Url = "https://{account}.vtexcommercestable.com.br"
+    marketplace_url: Url = ""
+    hub_url: Url = ""
+    pricing: PricingRules = PricingRules()
+    inventory: InventoryRules = InventoryRules()
+    defaults: Mapping[str, str] = Field(default_factory=dict)
+    look_again: Annotated[tuple[Seconds, ...], Field(max_length=10)] = (60.0, 300.0)
+    mapping_link: Url = ""
+    poll_orders_seconds: Seconds = 60.0
+    order_policy: Literal["strict", "advisory"] = "strict"
+    simulation: Literal["fulfillment", "checkout"] = "fulfillment"
+    result_timer_seconds: Seconds = 600.0
+    vtex_limit: Limit | None = None
+    marketplace_limit: Limit | None = None
+
+    @model_validator(mode="after")
+    def _plausible(self) -> StoreSettings:
+        faults = [*_pricing_faults(self.pricing), *_inventory_faults(self.inventory)]
+        for name, limit in (("vtex_limit", self.vtex_limit), ("marketplace_limit", self.marketplace_limit)):
+            if limit and (limit.rate <= 0 or limit.burst < 1):
+                faults.append(f"{name}: write a rate above 0 and a burst of at least 1")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @property
+    def rules(self) -> Rules:
+        """What decides what is sent, as the contexts take it."""
+        return Rules(
+            pricing=self.pricing,
+            inventory=self.inventory,
+            listing=ListingRules(defaults=dict(self.defaults)),
+            look_again=self.look_again,
+            mapping_link=self.mapping_link,
+        )
+
+
+def _pricing_faults(rules: PricingRules) -> list[str]:
+    faults = [
+        f"pricing.{name}: write a percentage of 0 or more"
+        for name, value in (("markup", rules.markup), ("commission", rules.commission))
+        if value < 0
+    ]
+    if rules.commission_method == "gross_up" and rules.commission >= 100:
+        faults.append("pricing.commission: gross_up needs less than 100")
+    if rules.conversion <= 0:
+        faults.append("pricing.conversion: write a factor above 0")
+    if any(bound is not None and bound < 0 for bound in (rules.minimum, rules.maximum)):
+        faults.append("pricing.minimum, pricing.maximum: write cents, 0 or more")
+    if rules.minimum is not None and rules.maximum is not None and rules.minimum > rules.maximum:
+        faults.append("pricing.minimum: must not be above pricing.maximum")
+    return faults
+
+
+def _inventory_faults(rules: InventoryRules) -> list[str]:
+    faults = [] if Decimal(0) <= rules.percentage <= 100 else ["inventory.percentage: write 0 to 100"]
+    faults += [
+        f"inventory.{name}: write 0 or more"
+        for name, value in (("safety", rules.safety), ("cap", rules.cap), ("minimum", rules.minimum))
+        if value is not None and value < 0
+    ]
+    return faults
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One VTEX account selling on one marketplace through one affiliate."""
+
+    id: int
+    slug: str
+    account: str
+    affiliate: str
+    sales_channel: int
+    marketplace: str
+    status: Status
+    settings: StoreSettings
+
+    @property
+    def vtex_url(self) -> str:
+        """Base URL of the account, without a slash at its end."""
+        return self.settings.vtex_url.replace("{account}", self.account)
+
+
+# ---------------------------------------------------------------- secrets
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Secrets of one side of a store; version 0 and no values when none were ever saved."""
+
+    version: int
+    values: Mapping[str, str] = field(repr=False)
+
+
+class SecretBox:
+    """Encrypts what must not lie readable in PostgreSQL (Fernet: AES-128-CBC with HMAC-SHA256).
+
+    The first key seals; every key opens, so that keys can be changed: put the new one in front.
+    """
+
+    def __init__(self, keys: Sequence[str | bytes]) -> None:
+        try:
+            self._fernet = MultiFernet([Fernet(key) for key in keys])
+        except ValueError:  # also for no key at all; the text of a key is never repeated
+            raise BadInput([_key_problem("is no Fernet key (44 characters of URL-safe base64)")]) from None
+
+    def seal(self, plain: bytes) -> bytes:
+        """Encrypt with the first key."""
+        return self._fernet.encrypt(plain)
+
+    def open(self, sealed: bytes) -> bytes:
+        """Decrypt with whichever key fits; `BadInput` when none does."""
+        try:
+            return self._fernet.decrypt(sealed)
+        except InvalidToken:
+            fix = "none of the keys opens what is stored; add the key it was sealed with behind the present one"
+            raise BadInput([Problem("input", field="HUB_KEY", fix=fix)]) from None
+
+    @staticmethod
+    def from_env(env: Mapping[str, str] = os.environ) -> SecretBox:
+        """The box with the keys of `HUB_KEY`, or of the file `HUB_KEY_FILE` names (mode 0600). Never makes a key."""
+        text, path = env.get("HUB_KEY", ""), env.get("HUB_KEY_FILE", "")
+        if text and path:
+            raise BadInput([_key_problem("and HUB_KEY_FILE are both set; keep one")])
+        if not text and not path:
+            raise BadInput([_key_problem("is not set")])
+        return SecretBox(re.split(r"[,\s]+", (text or _key_file_text(Path(path))).strip()))
+
+    @staticmethod
+    def create_file(path: Path | str) -> str:
+        """Write a new key to `path` (0600, must not exist); the answer tells the user what it is and what to do."""
+        path = Path(path)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(Fernet.generate_key() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except FileExistsError:
+            raise BadInput(
+                [_file_problem(path, "exists already and is never replaced; use it, or another name")]
+            ) from None
+        except OSError as fault:
+            raise BadInput(
+                [_file_problem(path, f"cannot be written ({fault.strerror}); choose another place")]
+            ) from None
+        return (
+            f"Made the key {path} (only you can read it). It opens the stores' credentials: keep a copy, apart from "
+            "the database's backups; without it every credential must be entered again."
+        )
+
+
+def _key_problem(what: str) -> Problem:
+    make = "python -c 'from hub.stores import SecretBox; print(SecretBox.create_file(\"hub.key\"))'"
+    fix = f"{what}; set HUB_KEY_FILE to a key file (mode 0600) – make one: {make}"
+    return Problem("input", field="HUB_KEY", fix=fix)
+
+
+def _file_problem(path: Path, fix: str) -> Problem:
+    return Problem("input", field="HUB_KEY_FILE", value=str(path), fix=fix)
+
+
+def _key_file_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise BadInput([_file_problem(path, "is no regular file")])
+            if stat.S_IMODE(found.st_mode) & 0o077:
+                raise BadInput([_file_problem(path, f"others may read it; run: chmod 600 {path}")])
+            return file.read(_LONGEST_KEY_FILE).decode("ascii", errors="replace")
+    except OSError as fault:
+        raise BadInput([_file_problem(path, f"cannot be read ({fault.strerror})")]) from None
+
+
+# ---------------------------------------------------------------- the registry
+
+_COLUMNS: Final = "id, slug, account, affiliate, sales_channel, marketplace, status, settings"
+
+
+class Registry:
+    """Stores and their secrets in PostgreSQL.
+
+    Every method may raise `db.StorageAway` and `db.StorageRefused`; those that take a slug raise `BadInput` with a
+    suggestion when there is no such store. `who` and `why` go to the audit.
+    """
+
+    def __init__(self, pool: ConnectionPool[Connection], box: SecretBox) -> None:
+        self._pool = pool
+        self._box = box
+
+    def version(self) -> int:
+        """Moves with every change; equal numbers mean that nothing changed in between."""
+        with db.translated(), self._pool.connection() as connection:
+            # last_value alone is 1 both before and after the first nextval
+            found = connection.execute("select last_value + is_called::int from registry_version").fetchone()
+        return int(found[0]) if found else 0
+
+    def all(self) -> list[Store]:
+        """Every store that was not removed, by slug."""
+        with db.translated(), self._pool.connection() as connection:
+            found = connection.execute(
+                f"select {_COLUMNS} from stores where status <> 'removed' order by slug"
+            ).fetchall()
+        return [_store(row) for row in found]
+
+    def get(self, slug: str) -> Store:
+        """The store of that name."""
+        with db.translated(), self._pool.connection() as connection:
+            return self._named(connection, slug)
+
+    def find_by_token_digest(self, digest: bytes) -> Store | None:
+        """Whose URL token has this SHA-256 (see `token_digest`); `None` when nobody's."""
+        with db.translated(), self._pool.connection() as connection:
+            row = connection.execute(
+                f"select {_COLUMNS} from stores where token_digest = %s and status <> 'removed'", [digest]
+            ).fetchone()
+        return _store(row) if row else None
+
+    def token_digests(self) -> dict[bytes, int]:
+        """SHA-256 of every URL token → store id: what the intake keeps in memory."""
+        with db.translated(), self._pool.connection() as connection:
+            found = connection.execute("select token_digest, id from stores where status <> 'removed'").fetchall()
+        return {bytes(digest): store for digest, store in found}
+
+    def add(
+        self,
+        *,
+        slug: str,
+        account: str,
+        affiliate: str,
+        sales_channel: int,
+        marketplace: str,
+        who: str,
+        why: str = "",
+        settings: Mapping[str, Any] | None = None,
+        credentials: Mapping[Side, Mapping[str, str]] | None = None,
+        marketplaces: Collection[str] | None = None,
+    ) -> tuple[Store, str]:
+        """Register a store; the answer has its URL token, which is shown nowhere else but in `token`.
+
+        `account` may be a host name (what follows the first dot is dropped). `marketplaces`: the known names, checked
+        when given. `BadInput` with every problem at once.
+        """
+        account, affiliate = account.strip().lower().partition(".")[0], affiliate.strip().upper()
+        problems = _name_problems(
+            slug=slug,
+            account=account,
+            affiliate=affiliate,
+            sales_channel=sales_channel,
+            marketplace=marketplace,
+            marketplaces=marketplaces,
+        )
+        chosen = StoreSettings()
+        try:
+            chosen = parse_settings(settings or {})
+        except BadInput as fault:
+            problems += fault.problems
+        if problems:
+            raise BadInput(problems)
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+
+        def insert(connection: Connection) -> Store:
+            self._refuse_taken(connection, slug, account, affiliate)
+            row = connection.execute(
+                "insert into stores (slug, account, affiliate, sales_channel, marketplace, token_digest, settings) "
+                f"values (%s, %s, %s, %s, %s, %s, %s) returning {_COLUMNS}",
+                [slug, account, affiliate, sales_channel, marketplace, token_digest(token), _stored(chosen)],
+            ).fetchone()
+            store = _store(_present(row))
+            self._save_secret(connection, store.id, "hub", {"token": token})
+            for side, values in (credentials or {}).items():
+                self._save_secret(connection, store.id, side, values)
+            _audit(connection, who, "store add", store.id, {"slug": slug, "marketplace": marketplace, "why": why})
+            return store
+
+        return self._changed(insert), token
+
+    def configure(self, slug: str, settings: Mapping[str, Any], *, who: str, why: str = "") -> Store:
+        """Replace a store's settings as a whole. `BadInput` with every problem at once."""
+        chosen = parse_settings(settings)
+
+        def update(connection: Connection) -> Store:
+            store = self._named(connection, slug, lock=True)
+            row = connection.execute(
+                f"update stores set settings = %s, changed_at = now() where id = %s returning {_COLUMNS}",
+                [_stored(chosen), store.id],
+            ).fetchone()
+            _audit(connection, who, "store configure", store.id, {"settings": json.loads(_json(chosen)), "why": why})
+            return _store(_present(row))
+
+        return self._changed(update)
+
+    def pause(self, slug: str, who: str, why: str) -> Store:
+        """Shut the store's gate: notices are kept, nothing is attempted until `resume`."""
+        return self._changed(lambda connection: self._set_status(connection, slug, "paused", who, why))
+
+    def resume(self, slug: str, who: str, why: str = "") -> Store:
+        """Open the gate that `pause` shut; what waits behind it goes on."""
+        return self._changed(lambda connection: self._set_status(connection, slug, "active", who, why))
+
+    def remove(self, slug: str, who: str, why: str) -> Store:
+        """Take the store out of service for good: its URL stops working, its secrets are deleted, its gate is shut.
+
+        What is known of it (states, bindings, interactions, audit) stays. Its name is not given out again.
+        """
+
+        def leave(connection: Connection) -> Store:
+            store = self._set_status(connection, slug, "removed", who, why)
+            connection.execute("delete from credentials where store = %s", [store.id])
+            return store
+
+        return self._changed(leave)
+
+    def rotate_token(self, slug: str, who: str, why: str = "") -> str:
+        """Give the store a new URL token; the old one stops working at once, so VTEX must be told the new URL."""
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+
+        def replace(connection: Connection) -> str:
+            store = self._named(connection, slug, lock=True)
+            connection.execute(
+                "update stores set token_digest = %s, changed_at = now() where id = %s", [token_digest(token), store.id]
+            )
+            self._save_secret(connection, store.id, "hub", {"token": token})
+            _audit(connection, who, "store rotate-token", store.id, {"why": why})
+            return token
+
+        return self._changed(replace)
+
+    def token(self, store_id: int) -> str:
+        """The token in the store's URLs; empty when the store was removed."""
+        return self.credentials(store_id, "hub").values.get("token", "")
+
+    def credentials(self, store_id: int, side: SecretSide) -> Credentials:
+        """The newest secrets of one side."""
+        with db.translated(), self._pool.connection() as connection:
+            row = connection.execute(
+                "select version, secret from credentials where store = %s and side = %s order by version desc limit 1",
+                [store_id, side],
+            ).fetchone()
+        if row is None:
+            return Credentials(0, {})
+        return Credentials(int(row[0]), dict(json.loads(self._box.open(bytes(row[1])))))
+
+    def save_credentials(self, store_id: int, side: Side, values: Mapping[str, str], *, who: str = "hub") -> int:
+        """Keep new secrets of one side and forget the older; the answer is their version.
+
+        Opens the gates that older ones shut. The audit gets the names of the values, never the values.
+        """
+
+        def save(connection: Connection) -> int:
+            connection.execute("select 1 from stores where id = %s for update", [store_id])
+            version = self._save_secret(connection, store_id, side, values)
+            connection.execute(
+                "delete from gates where store = %s and side = %s and cause = 'credentials' and version < %s",
+                [store_id, side, version],
+            )
+            detail = {"side": side, "version": version, "names": sorted(values)}
+            _audit(connection, who, "credentials save", store_id, detail)
+            return version
+
+        return self._changed(save)
+
+    # ------------------------------------------------------------ inside
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with db.translated(), self._pool.connection() as connection, connection.transaction():
+            yield connection
+
+    def _changed(self, change: Callable[[Connection], _Answer]) -> _Answer:
+        """Run `change` as one transaction and move the version."""
+
+        def attempt() -> _Answer:
+            with self._transaction() as connection:
+                answer = change(connection)
+                connection.execute("select nextval('registry_version')")
+                return answer
+
+        answer = db.retrying(attempt)
+        # A sequence moves before its transaction commits: who looked in between has read the old rows under the new
+        # number. Moving it again after the commit makes them look again.
+        with db.translated(), self._pool.connection() as connection:
+            connection.execute("select nextval('registry_version')")
+        return answer
+
+    def _named(self, connection: Connection, slug: str, *, lock: bool = False) -> Store:
+        row = connection.execute(
+            f"select {_COLUMNS} from stores where slug = %s {'for update' if lock else ''}", [slug]
+        ).fetchone()
+        if row is not None and row[6] != "removed":
+            return _store(row)
+        known = [name for (name,) in connection.execute("select slug from stores where status <> 'removed'")]
+        what = "was removed" if row is not None else "is no store"
+        raise BadInput([Problem("input", field="store", value=slug[:80], fix=f"{what}; {suggestion(slug, known)}")])
+
+    def _refuse_taken(self, connection: Connection, slug: str, account: str, affiliate: str) -> None:
+        # Two people adding the same store at once: the second waits here and then sees the first.
+        connection.execute("lock table stores in share row exclusive mode")
+        problems = []
+        for name, status, same_pair in connection.execute(
+            "select slug, status, account = %(account)s and affiliate = %(affiliate)s and status <> 'removed' "
+            "from stores where slug = %(slug)s or (account = %(account)s and affiliate = %(affiliate)s)",
+            {"slug": slug, "account": account, "affiliate": affiliate},
+        ):
+            if name == slug:
+                fix = "was removed, and names are not given out again" if status == "removed" else "exists already"
+                problems.append(Problem("input", field="slug", value=slug, fix=f"{fix}; choose another"))
+            elif same_pair:
+                fix = f"already belongs to store {name} of account {account}; make another affiliate in VTEX"
+                problems.append(Problem("input", field="affiliate", value=affiliate, fix=fix))
+        if problems:
+            raise BadInput(problems)
+
+    def _set_status(self, connection: Connection, slug: str, status: Status, who: str, why: str) -> Store:
+        store = self._named(connection, slug, lock=True)
+        row = connection.execute(
+            f"update stores set status = %s, changed_at = now() where id = %s returning {_COLUMNS}", [status, store.id]
+        ).fetchone()
+        if status == "active":
+            connection.execute("delete from gates where store = %s and context = '*' and side = 'operator'", [store.id])
+        else:
+            connection.execute(
+                "insert into gates (store, context, side, cause, who, why) "
+                "values (%s, '*', 'operator', 'operator', %s, %s) "
+                "on conflict (store, context, side) do update set who = excluded.who, why = excluded.why",
+                [store.id, who, why if status == "paused" else f"removed: {why}"],
+            )
+        action = {"active": "store resume", "paused": "store pause", "removed": "store remove"}[status]
+        _audit(connection, who, action, store.id, {"why": why})
+        return _store(_present(row))
+
+    def _save_secret(self, connection: Connection, store_id: int, side: SecretSide, values: Mapping[str, str]) -> int:
+        sealed = self._box.seal(json.dumps(dict(values)).encode())
+        row = connection.execute(
+            "insert into credentials (store, side, version, secret) "
+            "select %(store)s, %(side)s, coalesce(max(version), 0) + 1, %(secret)s "
+            "from credentials where store = %(store)s and side = %(side)s returning version",
+            {"store": store_id, "side": side, "secret": sealed},
+        ).fetchone()
+        version = int(_present(row)[0])
+        connection.execute(
+            "delete from credentials where store = %s and side = %s and version < %s", [store_id, side, version]
+        )
+        return version
+
+
+def token_digest(token: str) -> bytes:
+    """What PostgreSQL keeps to find the store of a URL token: 192 random bits need no salt and no slow hash."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def parse_settings(tree: Mapping[str, Any], *, slug: str = "") -> StoreSettings:
+    """Settings of a store from JSON; `BadInput` with every problem at once, each naming its field."""
+
+    def naming(location: tuple[int | str, ...], *, missing: bool) -> str:  # noqa: ARG001 – a `Naming`
+        return f"{slug} settings.{dotted(location)}".strip().rstrip(".")
+
+    return parsed(StoreSettings, tree, naming=naming)
+
+
+def _name_problems(
+    *,
+    slug: str,
+    account: str,
+    affiliate: str,
+    sales_channel: int,
+    marketplace: str,
+    marketplaces: Collection[str] | None,
+) -> list[Problem]:
+    checks = [
+        (
+            _SLUG.fullmatch(slug),
+            ("slug", slug, "use 2–40 lower-case letters, digits and hyphens, beginning with a letter: acme-mkt"),
+        ),
+        (_ACCOUNT.fullmatch(account), ("account", account, "write the VTEX account name: acme")),
+        (_AFFILIATE.fullmatch(affiliate), ("affiliate", affiliate, "write the affiliate's three consonants: MKT")),
+        (
+            1 <= sales_channel <= _LARGEST_CHANNEL,
+            ("sales_channel", str(sales_channel), "write the number of the trade policy, 1 or more"),
+        ),
+        (
+            marketplaces is None or marketplace in marketplaces,
+            ("marketplace", marketplace, f"is not known; {suggestion(marketplace, marketplaces or ())}"),
+        ),
+    ]
+    return [Problem("input", field=name, value=value[:80], fix=fix) for good, (name, value, fix) in checks if not good]
+
+
+def _json(settings: StoreSettings) -> str:
+    return settings.model_dump_json(exclude_defaults=True)
+
+
+def _stored(settings: StoreSettings) -> Jsonb:
+    return Jsonb(json.loads(_json(settings)))
+
+
+def _store(row: Sequence[Any]) -> Store:
+    store_id, slug, account, affiliate, sales_channel, marketplace, status, settings = row
+    return Store(
+        id=store_id,
+        slug=slug,
+        account=account,
+        affiliate=affiliate,
+        sales_channel=sales_channel,
+        marketplace=marketplace,
+        status=status,
+        settings=parse_settings(settings, slug=slug),
+    )
+
+
+def _present(row: tuple[Any, ...] | None) -> tuple[Any, ...]:
+    if row is None:  # `returning` of a row that this transaction holds always answers
+        raise db.StorageRefused("PostgreSQL did not return the row it was asked to write")
+    return row
+
+
+def _audit(connection: Connection, who: str, action: str, store: int, detail: Mapping[str, Any]) -> None:
+    connection.execute(
+        "insert into audit (who, action, store, detail) values (%s, %s, %s, %s)",
+        [who, action, store, Jsonb({key: value for key, value in detail.items() if value != ""})],
+    )
