@@ -43,13 +43,16 @@ class Webhook:
 
     `scheme`: `none` (unsigned: the URL token is the only secret; the body is a hint anyway) or
     `hmac_timestamp_body` (header `t=<unix seconds>,v1=<hex of HMAC-SHA256 over "t.body">`, several `v1` allowed while
-    a secret rotates; at most `replay_window` seconds old). `pointer` is the path of keys to the order id in the body.
+    a secret rotates; at most `replay_window` seconds old). `pointer` is the path of keys to the order id in the body;
+    where a text stands there that begins with `prefix`, as `/orders/`, the id is what follows, percent-decoded, and an
+    event without it is not about an order.
     """
 
     scheme: Literal["none", "hmac_timestamp_body"] = "none"
     header: str = "X-Signature"
     replay_window: float = 300.0
     pointer: tuple[str, ...] = ("resource", "id")
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)

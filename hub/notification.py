@@ -1,0 +1,257 @@
+"""What VTEX said changed: every documented body becomes the same frozen noun, or one error that names all its problems.
+
+Pure. A notification is only a hint: `asks` says which contexts look at the SKU again, and they read VTEX themselves.
+A pydantic model reads the body: 6 µs each, where the same checks by hand took 9.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import from_json
+
+from hub.errors import BadInput, Problem
+from hub.model import Urgency
+
+LARGEST_SKU_ID: Final = 2_147_483_647
+MOST_IN_ONE_BODY: Final = 1_000
+_MOST_PROBLEMS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """One SKU of which VTEX says that something changed (vtex.md 4.2).
+
+    `is_active` is `None` when the body does not say. `raw` is the notification as it came (of an array: its element,
+    as JSON again), to be kept.
+    """
+
+    sku_id: str
+    account: str
+    affiliate: str
+    is_active: bool | None = None
+    stock_modified: bool = False
+    price_modified: bool = False
+    sku_modified: bool = False
+    removed: bool = False
+    product_id: str | None = None
+    modified: str = ""
+    raw: str = ""
+
+    @property
+    def modified_at(self) -> datetime | None:
+        """When VTEX says it changed, UTC; `None` when absent or unreadable, because nothing depends on it."""
+        try:
+            moment = datetime.fromisoformat(self.modified)  # cuts VTEX's seven fraction digits to six
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        except (ValueError, OverflowError):
+            return None
+
+
+def parse(body: bytes, *, account: str, affiliate: str) -> tuple[Notification, ...]:
+    """Read one notification or an array of them (NOT-27).
+
+    `account` and `affiliate` are those of the URL token's owner and stand in where the body names none. `BadInput`
+    carries every problem of the body (at most 20), each with its field, what was found and what to send.
+    """
+    text, tree = read_json(body)
+    if isinstance(tree, dict):
+        problems: list[Problem] = []
+        one = _read(tree, text, "", account=account, affiliate=affiliate, problems=problems)
+        if one is None or problems:
+            raise BadInput(problems)
+        return (one,)
+    if not isinstance(tree, list) or not tree:
+        fix = "send one JSON object per SKU, or an array of such objects that is not empty"
+        raise BadInput([_problem("body", tree, fix)])
+    if len(tree) > MOST_IN_ONE_BODY:
+        fix = f"send at most {MOST_IN_ONE_BODY} notifications in one body"
+        raise BadInput([_problem("body", f"{len(tree)} notifications", fix)])
+    return _read_array(tree, account, affiliate)
+
+
+def asks(notification: Notification) -> tuple[tuple[str, int], ...]:
+    """Which contexts look at the SKU again, and how urgently: the written table of vtex.md 4.4.
+
+    Whether the SKU is published (rows 5 and 6) is not known here: price and stock park on the publication themselves
+    and ask catalog.
+    """
+    if notification.removed or notification.is_active is False:
+        return (("catalog", Urgency.REMOVE),)
+    if notification.sku_modified:
+        return (("catalog", Urgency.NOTIFIED),)
+    if notification.price_modified and notification.stock_modified:
+        return (("price", Urgency.NOTIFIED), ("stock", Urgency.NOTIFIED))
+    if notification.price_modified:
+        return (("price", Urgency.NOTIFIED),)
+    if notification.stock_modified:
+        return (("stock", Urgency.NOTIFIED),)
+    return (("catalog", Urgency.CHECK),)
+
+
+def announces_change(notification: Notification) -> bool:
+    """Whether VTEX announced a change, so that reading an unchanged value deserves a second look (7.6)."""
+    return (
+        notification.removed
+        or notification.is_active is False
+        or notification.sku_modified
+        or notification.price_modified
+        or notification.stock_modified
+    )
+
+
+def read_json(body: bytes) -> tuple[str, Any]:
+    """A body as text and as JSON tree; `BadInput` when it is not JSON in UTF-8.
+
+    The text that comes back holds no raw control character inside and no lone surrogate: PostgreSQL takes it as it is.
+    """
+    body = body.removeprefix(b"\xef\xbb\xbf")
+    try:
+        tree = from_json(body, allow_inf_nan=False)
+        return body.decode(), tree
+    except ValueError as fault:
+        fix = f"send valid JSON in UTF-8 ({fault})"
+    raise BadInput([_problem("body", body[:100].decode("utf-8", "backslashreplace") or "empty", fix)]) from None
+
+
+def plain_account(name: str) -> str:
+    """The VTEX account in `store`, `Store`, `store.myvtex` or a full host name (NOT-07)."""
+    return name.strip().partition(".")[0].lower()
+
+
+def shortened(found: object) -> str:
+    """What was found, as JSON of at most 60 characters: safe to show and to print."""
+    text = found if isinstance(found, str) else json.dumps(found)
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return text if text.isprintable() and text.isascii() else text.encode("unicode_escape").decode("ascii")[:90]
+
+
+def _problem(field: str, found: object, fix: str) -> Problem:
+    return Problem("input", field=field, value=shortened(found), fix=fix)
+
+
+def _read_array(tree: list[Any], account: str, affiliate: str) -> tuple[Notification, ...]:
+    read: list[Notification] = []
+    problems: list[Problem] = []
+    for position, element in enumerate(tree):
+        where = f"[{position}]."
+        if isinstance(element, dict):
+            one = _read(element, json.dumps(element), where, account=account, affiliate=affiliate, problems=problems)
+            if one is not None:
+                read.append(one)
+        else:
+            problems.append(_problem(where[:-1], element, "send one JSON object per SKU"))
+        if len(problems) >= _MOST_PROBLEMS:
+            break
+    if problems:
+        raise BadInput(problems[:_MOST_PROBLEMS])
+    return tuple(read)
+
+
+def _read(
+    tree: dict[str, Any], raw: str, where: str, *, account: str, affiliate: str, problems: list[Problem]
+) -> Notification | None:
+    try:
+        body = _Body.model_validate(_in_our_names(tree))
+    except ValidationError as refused:
+        problems.extend(_told(error["loc"][0], tree, where) for error in refused.errors(include_url=False))
+        return None
+    return Notification(
+        sku_id=str(body.sku_id),
+        account=plain_account(body.account or account),
+        affiliate=(body.affiliate or affiliate).strip().upper(),
+        is_active=body.is_active,
+        stock_modified=body.stock_modified,
+        price_modified=body.price_modified,
+        sku_modified=body.sku_modified,
+        removed=body.removed,
+        product_id=None if body.product_id is None else str(body.product_id),
+        modified="" if body.modified is None else str(body.modified).strip(),
+        raw=raw,
+    )
+
+
+def _told(name: str | int, tree: dict[str, Any], where: str) -> Problem:
+    """One refused field, in the sender's own spelling."""
+    fix = _FIXES[str(name)]
+    given = [key for key, value in tree.items() if value is not None and _NAMES.get(key.lower()) == name]
+    if not given:
+        return Problem("input", field=f"{where}{_USUAL[str(name)]}", value="nothing", fix=fix)
+    found = tree[given[0]] if len(given) == 1 else " and ".join(shortened(tree[key]) for key in given)
+    return _problem(where + " and ".join(given), found, fix)
+
+
+class _Body(BaseModel):
+    """The body of one notification under our own names."""
+
+    sku_id: Annotated[int, Field(ge=1, le=LARGEST_SKU_ID)]
+    product_id: Any = None
+    account: str = ""
+    affiliate: str = ""
+    modified: Any = None
+    is_active: bool | None = None
+    stock_modified: bool = False
+    price_modified: bool = False
+    sku_modified: bool = False
+    removed: bool = False
+
+
+def _in_our_names(tree: dict[str, Any]) -> dict[str, Any]:
+    """Known fields by our names; `null` reads as absent (2.6), unknown fields are left out (NOT-08)."""
+    ours: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = _NAMES.get(key) or _NAMES.get(key.lower())
+        if name is None or value is None:
+            continue
+        ours[name] = value if name not in ours else _agreed(name, ours[name], value)
+    if type(ours.get("sku_id")) is bool:
+        ours["sku_id"] = None  # pydantic would take `true` for 1
+    return ours
+
+
+def _agreed(name: str, one: object, other: object) -> object:
+    """Two spellings of one field that differ: a flag reads as what makes us look at more, anything else is refused."""
+    words = {str(one).strip().lower(), str(other).strip().lower()}
+    if words == {"true", "false"} and name in _FLAGS:
+        return name != "is_active"
+    return one if len(words) == 1 else [one, other]
+
+
+_NUMBER_FIX: Final = f"send the SKU id once, as a whole number from 1 to {LARGEST_SKU_ID}"
+_FLAG_FIX: Final = "send true or false"
+_FLAGS: Final = ("is_active", "stock_modified", "price_modified", "sku_modified", "removed")
+_FIXES: Final[dict[str, str]] = {
+    "sku_id": _NUMBER_FIX,
+    "account": "send the name of one VTEX account as text",
+    "affiliate": "send one affiliate id as text",
+} | dict.fromkeys(_FLAGS, _FLAG_FIX)
+_USUAL: Final = {"sku_id": "idSKU"}  # the only field that must be there
+
+# VTEX's names in lower case; the spellings met most are listed too and spare the lower().
+_NAMES: Final[dict[str, str]] = {
+    "idsku": "sku_id",
+    "productid": "product_id",
+    "an": "account",
+    "idaffiliate": "affiliate",
+    "datemodified": "modified",
+    "isactive": "is_active",
+    "active": "is_active",
+    "stockmodified": "stock_modified",
+    "pricemodified": "price_modified",
+    "hasstockkeepingunitmodified": "sku_modified",
+    "hasstockkeepingunitremovedfromaffiliate": "removed",
+}
+_NAMES.update(
+    {
+        spelling: _NAMES[spelling.lower()]
+        for spelling in (
+            *("IdSku", "idSKU", "idSku", "IdSKU", "ProductId", "productId", "An", "IdAffiliate", "idAffiliate"),
+            *("DateModified", "IsActive", "isActive", "StockModified", "PriceModified"),
+            *("HasStockKeepingUnitModified", "HasStockKeepingUnitRemovedFromAffiliate"),
+        )
+    }
+)
