@@ -24,8 +24,8 @@ class PricingRules:
     divides, so that what is left after the commission is the marked-up price.
     `rounding`: `none` keeps cents, `nearest` whole units, `.90` and `.99` amounts that end so; `direction` says where
     to look for the rounded amount.
-    `promotions` off shows the list price as the sale price. `unit` says what a price is for when VTEX sells in packs
-    (`unitMultiplier`): the `item` as VTEX sells it, or one `unit` of measure.
+    `promotions` off shows the list price as the sale price. `unit` says what a price is for when VTEX sells by
+    measure (`unitMultiplier` other than 1): one `unit` of measure, or the whole `item`.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
@@ -39,7 +39,7 @@ class PricingRules:
     minimum: int | None = None
     maximum: int | None = None
     promotions: bool = True
-    unit: Literal["item", "unit"] = "item"
+    unit: Literal["item", "unit"] = "unit"
 
 
 @dataclass(frozen=True, slots=True)
