@@ -27,7 +27,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from hub import db
 from hub.errors import BadInput, Problem, Side
 from hub.parsing import dotted, parsed, suggestion
-from hub.ports import Limit
+from hub.ports import Limit, Webhook
 from hub.rules import InventoryRules, ListingRules, PricingRules, Rules
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class StoreSettings(BaseModel):
     `simulation`: which of VTEX's two paths is asked (vtex.md 6.1). `result_timer_seconds`: how long the result of an
     order integration is awaited before the order is looked up. `vtex_limit`, `marketplace_limit`: calls per second of
     the account, instead of the installation's or the marketplace's. `mapping_link`: where the seller maps categories.
+    `webhook`: how the marketplace's events are signed, from its manifest; without it the store takes no events.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -91,6 +92,7 @@ class StoreSettings(BaseModel):
     result_timer_seconds: Seconds = 600.0
     vtex_limit: Limit | None = None
     marketplace_limit: Limit | None = None
+    webhook: Webhook | None = None
 
     @model_validator(mode="after")
     def _plausible(self) -> StoreSettings:
@@ -158,6 +160,23 @@ class Store:
     def vtex_url(self) -> str:
         """Base URL of the account, without a slash at its end."""
         return self.settings.vtex_url.replace("{account}", self.account)
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What the intake must know to let something in by a URL token.
+
+    `secrets` are those that sign the marketplace's events, two while one rotates: `webhook_secret` and
+    `webhook_previous_secret` of the marketplace's credentials.
+    """
+
+    store: int
+    slug: str
+    account: str
+    affiliate: str
+    status: Status
+    webhook: Webhook | None = None
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
 # ---------------------------------------------------------------- secrets
@@ -302,6 +321,33 @@ class Registry:
             found = connection.execute("select token_digest, id from stores where status <> 'removed'").fetchall()
         return {bytes(digest): store for digest, store in found}
 
+    def doors(self) -> dict[bytes, Door]:
+        """SHA-256 of every URL token → whose it is; removed stores too, for VTEX goes on notifying (NOT-26)."""
+        with db.translated(), self._pool.connection() as connection:
+            found = connection.execute(
+                "select s.id, s.slug, s.account, s.affiliate, s.status, s.token_digest, s.settings -> 'webhook', "
+                "c.secret from stores s left join lateral (select secret from credentials where store = s.id and "
+                "side = 'marketplace' and s.settings -> 'webhook' ->> 'scheme' <> 'none' "
+                "order by version desc limit 1) c on true"
+            ).fetchall()
+        return {bytes(row[5]): self._door(row) for row in found}
+
+    def _door(self, row: Sequence[Any]) -> Door:
+        store_id, slug, account, affiliate, status, _, webhook, sealed = row
+        try:
+            values = {} if sealed is None else dict(json.loads(self._box.open(bytes(sealed))))
+        except BadInput:  # the wrong key stops this store's signed events (401: no secret), not every notification
+            values = {}
+        return Door(
+            store=store_id,
+            slug=slug,
+            account=account,
+            affiliate=affiliate,
+            status=status,
+            webhook=parse_settings({"webhook": webhook}, slug=slug).webhook,
+            secrets=tuple(values[name] for name in ("webhook_secret", "webhook_previous_secret") if values.get(name)),
+        )
+
     def add(
         self,
         *,
@@ -379,7 +425,7 @@ class Registry:
         return self._changed(lambda connection: self._set_status(connection, slug, "active", who, why))
 
     def remove(self, slug: str, who: str, why: str) -> Store:
-        """Take the store out of service for good: its URL stops working, its secrets are deleted, its gate is shut.
+        """Take the store out of service for good: what its URL receives is only counted, its secrets go, its gate is shut.
 
         What is known of it (states, bindings, interactions, audit) stays. Its name is not given out again.
         """
