@@ -425,7 +425,7 @@ class Registry:
         return self._changed(lambda connection: self._set_status(connection, slug, "active", who, why))
 
     def remove(self, slug: str, who: str, why: str) -> Store:
-        """Take the store out of service for good: what its URL receives is only counted, its secrets go, its gate is shut.
+        """Take the store out of service for good: what its URL gets is only counted, its secrets go, its gate is shut.
 
         What is known of it (states, bindings, interactions, audit) stays. Its name is not given out again.
         """
