@@ -166,7 +166,7 @@ def settle(row: Row, outcome: Outcome, plan: Plan, chance: float) -> NextRow:
         case Done(look_again=None):
             return NextRow("done", "i", 0)
         case Done(look_again=wait):
-            return NextRow("done", "s", 0, wait=wait, again=True, looks=row.looks + 1)
+            return NextRow("done", "s", 0, wait=wait, again=True, looks=min(row.looks + 1, 99))
         case Waiting(wait=wait):
             return NextRow("waiting", "s", spent, wait=wait, final=False, keeps_claim=True, looks=row.looks)
         case Parked():
@@ -186,7 +186,7 @@ def settle(row: Row, outcome: Outcome, plan: Plan, chance: float) -> NextRow:
                 spent,
                 wait=delay(plan.unknown, row.looks, plan.jitter, chance),
                 final=False,
-                looks=row.looks + 1,
+                looks=min(row.looks + 1, 99),
             )
         case Failed() if row.status == "dead" or spent >= len(plan.delays):
             beyond = max(0, spent - len(plan.delays))
