@@ -32,19 +32,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, NamedTuple, Self
 
+from hub.errors import HubError
 from hub.runtime.guardian import Guardian
 from hub.runtime.supervisor import Process, Stage, spawn
 
 _START_WITHIN = 60.0
 """Seconds; a recovery after a crash is part of it."""
-_RETRY_WITHIN = 8.0
-"""Seconds in which a killed predecessor may still hold its lock file, port or shared memory."""
 _STOP_WITHIN = 15.0
 _ELSEWHERE = Path("/var/lib/vtex-hub")
 _SOON_GONE = ("lock file", "shared memory block", "Address already in use", "could not bind", "Failed listening")
 
 
-class ServerUnavailable(Exception):  # noqa: N818 – named by what happened, as the tree in hub/errors.py is
+class ServerUnavailable(HubError):  # noqa: N818 – named by what happens next, see hub.errors
     """An embedded server cannot be had or started; the message says why and what to do."""
 
 
@@ -63,14 +62,17 @@ class _Server:
     stage: ClassVar[Stage]
     stop_signal: ClassVar[signal.Signals]
 
-    def __init__(self, directory: Path, *, port: int | None = None, durable: bool = True) -> None:
+    def __init__(
+        self, directory: Path, *, port: int | None = None, durable: bool = True, patience: float = 8.0
+    ) -> None:
         """Keep the server's files in `directory`, its own, made when missing.
 
         `port` None means the last one here, else a free one. `durable` False gives up surviving a crash for
-        speed: for tests.
+        speed: for tests. `patience` is how many seconds a killed predecessor may still hold its lock file or port.
         """
         self._asked_for = directory.absolute()
         self._durable = durable
+        self._patience = patience
         self._given_port = port
         self._account: _Account | None = None
         self._home = self._asked_for
@@ -106,7 +108,7 @@ class _Server:
                     raise ServerUnavailable(f"{self.name} was not ready within {_START_WITHIN:g} s{self._last_words()}")
                 time.sleep(0.005)
             last = self._last_words()
-            if time.monotonic() - began > _RETRY_WITHIN or not any(sign in last for sign in _SOON_GONE):
+            if time.monotonic() - began > self._patience or not any(sign in last for sign in _SOON_GONE):
                 raise ServerUnavailable(f"{self.name} ended with exit code {popen.returncode}{last}; {self._way_out}")
             time.sleep(0.1)
 
@@ -228,7 +230,7 @@ class _Server:
         if self._lock is not None:
             return
         lock = os.open(self._asked_for / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + min(2.0, self._patience)
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -270,7 +272,7 @@ class _Server:
     def _choose_port(self) -> int:
         wanted = self._given_port or self._port
         if wanted is not None:
-            deadline = time.monotonic() + _RETRY_WITHIN
+            deadline = time.monotonic() + self._patience
             while not _is_free(wanted):
                 if time.monotonic() > deadline:
                     raise ServerUnavailable(

@@ -33,6 +33,7 @@ from types import TracebackType
 from typing import BinaryIO, Self, TextIO
 from urllib.parse import urlsplit
 
+from hub.errors import HubError
 from hub.runtime.guardian import Guardian, dies_with_parent
 
 Echo = Callable[[str, str], None]
@@ -52,7 +53,7 @@ class Stage(enum.IntEnum):
     VALKEY = 50
 
 
-class ProcessDied(Exception):  # noqa: N818 – named by what happened, as the tree in hub/errors.py is
+class ProcessDied(HubError):  # noqa: N818 – named by what happens next, see hub.errors
     """A needed process could not be kept alive; the message is one sentence for the terminal."""
 
 
@@ -62,7 +63,8 @@ class Process:
 
     `env` is added to the supervisor's own environment, or is all of it with `clean_env`. `ready` None means: ready when
     started. `prepare` runs (in a thread) before every start and may raise; `release` runs once, after the last end.
-    A process that ends before it was ever ready is not started again: what is wrong then is wrong for good.
+    A process that ends before it was ever ready is not started again: what is wrong then is wrong for good. Later ends
+    are followed by a new start, up to `tries` times in a row (an end after 30 good seconds begins a new row).
     """
 
     name: str
@@ -75,6 +77,7 @@ class Process:
     stop_signal: signal.Signals = signal.SIGTERM
     stop_within: float = 10.0
     restart: bool = True
+    tries: int = 6
     needed: bool = True
     cwd: Path | None = None
     user: int | None = None
@@ -117,7 +120,7 @@ class Supervisor:
     ) -> None:
         self._first = list(processes)
         self._logs = logs
-        self._echo: Echo = echo or (_to_nowhere if logs else terminal_echo())
+        self._echo: Echo = echo if echo is not None else _to_nowhere if logs else terminal_echo()
         self._runs: dict[str, _Run] = {}
         self._hurry = asyncio.Event()
         self._reason: str | None = None
@@ -217,9 +220,9 @@ class Supervisor:
             if run.stopping:
                 return
             failures = 1 if lasted > _STEADY_AFTER else failures + 1
-            if not process.restart or not run.was_ready or failures > _GIVE_UP_AFTER:
+            if not process.restart or not run.was_ready or failures > process.tries:
                 when = "" if run.was_ready else " before it was ready"
-                again = f", the {failures}th time in a row" if failures > _GIVE_UP_AFTER else ""
+                again = f", the {failures}. time in a row" if failures > process.tries else ""
                 self._give_up(run, f"{process.name} {ending}{when}{again}{run.last_words()}")
                 return
             delay = min(_FIRST_DELAY * 2 ** (failures - 1), _LONGEST_DELAY)
@@ -337,7 +340,6 @@ _ASK_EVERY = 0.05
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 15.0
 _STEADY_AFTER = 30.0
-_GIVE_UP_AFTER = 6
 _LAST_LINES_WITHIN = 0.5
 _LONGEST_LINE = 8 * 1024
 _LARGEST_LOG = 10 * 1024 * 1024
