@@ -34,7 +34,7 @@ MIGRATION_TURN_SECONDS: Final = 60.0  # how long a second migration waits for th
 MIGRATION_LOCK_SECONDS: Final = 10.0  # a migration gives up rather than queue up everybody behind it
 
 _COLLISIONS: Final = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
-_SCHEMA_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+SCHEMA_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _MIGRATION_NAME: Final = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
 
 # Row-independent states of the server; in all of them the same statement may work a moment later:
@@ -191,7 +191,7 @@ def _set(connection: psycopg.Connection, name: str, value: str) -> None:
 
 
 def _checked_schema(schema: str) -> str:
-    if _SCHEMA_NAME.fullmatch(schema):
+    if SCHEMA_NAME.fullmatch(schema):
         return schema
     fix = "use lower-case letters, digits and underscores, at most 63, not beginning with a digit"
     raise BadInput([Problem("input", field="HUB_SCHEMA", value=schema[:80], fix=fix)])
