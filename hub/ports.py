@@ -211,6 +211,25 @@ class RunRecord:
     seen_digest: str = ""  # of the previous page: a repeat ends the list (LOD-02)
 
 
+@dataclass(frozen=True, slots=True)
+class LotView:
+    """One lot. Ages are seconds: since its first record, and since the last submit of this store and kind.
+
+    `full`: it takes no more records. `state`: building, submitting (our reference is committed), submitted (their
+    ticket is), settled.
+    """
+
+    lot: int
+    kind: str
+    state: str
+    reference: str
+    ticket: str | None
+    records: int
+    full: bool
+    age: float
+    since_submit: float | None
+
+
 class States(Protocol):
     """What is known: reads for rules, and the few facts a context may leave behind outside of `settle`."""
 
@@ -249,6 +268,18 @@ class States(Protocol):
 
     def load_backlog(self, run: int) -> int:
         """How many SKUs of the run have no outcome yet."""
+
+    def lot(self, lot: int) -> LotView | None:
+        """One lot."""
+
+    def lot_lines(self, lot: int) -> Sequence[bytes]:
+        """The encoded records of a lot, in order. The lot takes no more records from now on (state submitting)."""
+
+    def lot_submitted(self, lot: int, ticket: str) -> None:
+        """The marketplace took the lot."""
+
+    def lot_settled(self, lot: int, result: LotResult) -> None:
+        """Keep what became of each record, and make the rows that waited for it pending."""
 
 
 @dataclass(frozen=True, slots=True)

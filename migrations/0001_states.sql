@@ -184,7 +184,7 @@ create table lots (                                -- records that go in one cal
   submitted_at timestamptz,
   settled_at   timestamptz
 );
-create unique index lots_building on lots (store, kind) where state = 'building';
+create unique index lots_building on lots (store, kind) where state = 'building' and closed_at is null;
 create index lots_open on lots (store, state) where state <> 'settled';
 create table lot_records (
   lot     bigint not null references lots on delete cascade,

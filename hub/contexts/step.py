@@ -7,10 +7,10 @@ known at once or, for lots, hours later in another process; `taken` and `rejecte
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
-from hub.errors import Problem
+from hub.errors import NotFound, Problem, Refusal, Unavailable
 from hub.model import (
     Action,
     Ask,
@@ -18,6 +18,7 @@ from hub.model import (
     BindingState,
     JsonTree,
     Listing,
+    LotOutcome,
     Price,
     Record,
     Row,
@@ -26,8 +27,13 @@ from hub.model import (
     Written,
 )
 from hub.outcome import Done, Ending, Refused
+from hub.ports import Link
 
 TO_MARKETPLACE = "VTEX to Marketplace"
+"""The direction of everything that catalog, price and stock do (vtex.md 15.2)."""
+
+OPERATIONS = {"catalog": "Catalog change", "price": "Price update", "stock": "Inventory update"}
+"""The operation of a story, by context (vtex.md 15.2); a new listing is an `Offer creation`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +79,8 @@ class Send(Step):
     before: Mapping[str, JsonTree] = field(default_factory=dict)
     binding_state: BindingState | None = None
     product: str = ""
-    marketplace: str = ""
     notes: tuple[Problem, ...] = ()
     then: tuple[Ask, ...] = ()
-    look_again: float | None = None
     refused_hash: str | None = None
 
     @property
@@ -97,10 +101,8 @@ class Send(Step):
             "before": dict(self.before),
             "binding_state": self.binding_state,
             "product": self.product,
-            "marketplace": self.marketplace,
             "notes": [note.as_json() for note in self.notes],
-            "then": [_ask_json(ask) for ask in self.then],
-            "look_again": self.look_again,
+            "then": [asdict(ask) for ask in self.then],
             "refused_hash": self.refused_hash,
         }
 
@@ -119,33 +121,31 @@ def send_from_json(tree: JsonTree) -> Send:
         before=tree.get("before") or {},
         binding_state=BindingState(state) if state else None,
         product=tree.get("product") or "",
-        marketplace=tree.get("marketplace") or "",
         notes=tuple(Problem.from_json(note) for note in tree.get("notes") or ()),
         then=tuple(Ask(**ask) for ask in tree.get("then") or ()),
-        look_again=tree.get("look_again"),
         refused_hash=tree.get("refused_hash"),
     )
 
 
 def taken(send: Send, written: Written) -> tuple[Ending, ...]:
-    """The marketplace took the record: one ending per row, the first of which tells the story."""
+    """The marketplace took the record: one ending per row, each with its own story."""
     binding = None
     remote = written.remote_id or send.record.remote_id or ""
+    link = written.link or send.story.params.get("link", "")
     if send.binding_state is not None:
-        binding = Binding(send.key, remote, send.binding_state, written.link, send.product)
-    defaults = tuple(note for note in send.notes if note.code == "A3")
+        binding = Binding(send.key, remote, send.binding_state, link, send.product)
     others = tuple(note for note in send.notes if note.code != "A3")
     code = others[0].code if others else "S1"
     story = replace(
         send.story,
         code=code,
         problems=others,
-        destination={"answer": written.answer, "remote_id": remote, "link": written.link},
-        params={**send.story.params, "remote": remote, "link": written.link},
+        destination={"answer": written.answer, "remote_id": remote, "link": link},
+        params={**send.story.params, "remote": remote, "link": link},
     )
-    stories = (*defaults_story(send.story, defaults), story)
-    done = Done(send.then, send.look_again)
-    return _endings(send, Ending("", send.key, done, code, send.notes, send.confirms, binding=binding, stories=stories))
+    stories = (*defaults_story(send.story, send.notes), story)
+    ending = Ending("", send.key, Done(send.then), code, send.notes, send.confirms, definite=True, binding=binding)
+    return _endings(send, ending, stories)
 
 
 def rejected(send: Send, problems: Sequence[Problem], answer: str = "") -> tuple[Ending, ...]:
@@ -159,7 +159,39 @@ def rejected(send: Send, problems: Sequence[Problem], answer: str = "") -> tuple
         params={**send.story.params, "errors": sentences(found)},
     )
     refused = Refused(found, send.refused_hash)
-    return _endings(send, Ending("", send.key, refused, "E3", found, send.before, stories=(story,)))
+    return _endings(send, Ending("", send.key, refused, "E3", found, send.before, definite=True), (story,))
+
+
+def settled(resolved: LotOutcome) -> tuple[Ending, ...]:
+    """The endings of a record that went in a lot, now that the lot's answer is known."""
+    send = send_from_json(resolved.record)
+    if resolved.taken:
+        return taken(send, resolved.written or Written(send.record.remote_id or ""))
+    return rejected(send, resolved.problems)
+
+
+def deliver(link: Link, send: Send) -> tuple[Ending, ...]:
+    """Write one record and wait for its answer. Raises what the door raises, but for a refusal, which is an ending."""
+    try:
+        written = link.marketplace.write(send.record)
+    except Refusal as refusal:
+        return rejected(send, refusal.problems, refusal.answer)
+    except NotFound as missing:
+        return _gone(send, missing)
+    return taken(send, written)
+
+
+def _gone(send: Send, missing: NotFound) -> tuple[Ending, ...]:
+    """The marketplace does not know a listing that we have a pair for.
+
+    What was to be removed is removed. Anything else may only not be visible yet: it is tried again by the plan, since
+    dropping the pair too early would make a second listing.
+    """
+    if send.record.action in {Action.DELETE, Action.DEACTIVATE}:
+        return taken(replace(send, binding_state=BindingState.DELETED), Written("", answer=missing.answer))
+    raise Unavailable(
+        f"the marketplace does not know the listing {send.record.remote_id}", side="marketplace", answer=missing.answer
+    )
 
 
 def sentences(problems: Sequence[Problem]) -> str:
@@ -167,22 +199,23 @@ def sentences(problems: Sequence[Problem]) -> str:
     return "; ".join(problem.sentence() for problem in problems)
 
 
-def defaults_story(story: Story, defaults: Sequence[Problem]) -> tuple[Story, ...]:
+def defaults_story(story: Story, notes: Sequence[Problem]) -> tuple[Story, ...]:
     """The warning A3 with every default that was used, told before the success (NEW-06)."""
+    defaults = tuple(note for note in notes if note.code == "A3")
     if not defaults:
         return ()
     used = ", ".join(f"{note.field} = {note.value}" for note in defaults)
-    return (replace(story, code="A3", problems=tuple(defaults), params={**story.params, "defaults": used}),)
+    return (replace(story, code="A3", problems=defaults, params={**story.params, "defaults": used}),)
 
 
-def _endings(send: Send, ending: Ending) -> tuple[Ending, ...]:
-    """The same ending for every row of `send`; the first keeps the story, the binding and the values of no row."""
+def _endings(send: Send, ending: Ending, stories: tuple[Story, ...]) -> tuple[Ending, ...]:
+    """The same ending for every row of `send`; the first keeps the binding, what follows and the values of no row."""
     first, *others = send.contexts
     known = ending.confirmed
-    own = {context: value for context, value in known.items() if context not in others}
     outcome = replace(ending.outcome, then=()) if isinstance(ending.outcome, Done | Refused) else ending.outcome
+    own = {context: value for context, value in known.items() if context not in others}
     return (
-        replace(ending, context=first, confirmed=own),
+        replace(ending, context=first, confirmed=own, stories=stories),
         *(
             replace(
                 ending,
@@ -190,7 +223,7 @@ def _endings(send: Send, ending: Ending) -> tuple[Ending, ...]:
                 outcome=outcome,
                 confirmed={context: known[context]} if context in known else {},
                 binding=None,
-                stories=(),
+                stories=tuple(replace(story, operation=OPERATIONS.get(context, "")) for story in stories),
             )
             for context in others
         ),
@@ -279,18 +312,6 @@ def _story_from_json(tree: JsonTree) -> Story:
         translated=tree["translated"],
         params=tree["params"],
     )
-
-
-def _ask_json(ask: Ask) -> JsonTree:
-    return {
-        "store": ask.store,
-        "context": ask.context,
-        "key": ask.key,
-        "source": ask.source,
-        "urgency": ask.urgency,
-        "heard": ask.heard,
-        "count": ask.count,
-    }
 
 
 def follow(store: int, sku: str, contexts: Sequence[str], urgency: int = Urgency.FOLLOW) -> tuple[Ask, ...]:

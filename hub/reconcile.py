@@ -1,0 +1,310 @@
+"""One attempt: claim, read, decide, commit the intent, write, settle – the same way for every context.
+
+Whatever happens to a key ends in one word of `hub.outcome`; no retry logic lives anywhere else. Nothing is written
+after the lease could have run out, and nothing is written whose intent is not committed (design 2, laws 2 and 5).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from hub.contexts import CONTEXTS, Context
+from hub.contexts.step import Item, Send, Step
+from hub.errors import AuthLost, HubError, LeaseLost, NotNow, Problem, Refusal, Unavailable, UnknownOutcome
+from hub.ledger import Claim, Ledger, Pair
+from hub.model import Row, Story
+from hub.outcome import Ending, Failed, Locked, NextRow, Outcome, Postponed, Refused, Released, Unknown, Waiting, settle
+from hub.ports import Link, Manifest
+from hub.settings import ContextSettings
+from hub.states import LotEntry, StoreStates
+from hub.transport import Calling, calling
+
+log = logging.getLogger("hub.reconcile")
+
+OPERATIONS = {
+    "catalog": "Catalog change",
+    "price": "Price update",
+    "stock": "Inventory update",
+    "order": "Order creation",
+    "fulfilment": "Order status update",
+    "load": "Catalog change",
+    "lot": "Catalog change",
+}
+"""Context → operation, in the words of vtex.md 15.2."""
+
+DIRECTIONS = {name: "VTEX to Marketplace" for name in OPERATIONS} | {"order": "Marketplace to VTEX"}
+
+LOT_PATIENCE = 600.0
+"""Seconds after which a row asks what became of its lot, should nobody have told it."""
+
+LEAST_LEASE = 1.0
+"""Seconds of lease below which a key is given back instead of being looked at."""
+
+CRASHES = 3
+"""Attempts beyond the plan that can only come from processes that died with the key: it is set aside then."""
+
+
+class Heart(Protocol):
+    """The process's own sign of life: leases hold as long as it beats."""
+
+    def remaining(self) -> float:
+        """Seconds for which every lease of this process is sure to hold."""
+
+
+class Brakes(Protocol):
+    """What may forbid a store's work for a while: its circuits."""
+
+    def shut_for(self, store: str) -> float | None:
+        """Seconds until the store may be tried; 0 when one key may try; `None` while everything is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of one claim: how many rows ended in which word, who has to be woken, how long to leave it alone."""
+
+    slug: str
+    context: str
+    words: Counter[str]
+    wake: frozenset[Pair] = frozenset()
+    full: bool = False
+    brake: float | None = None
+    fenced: int = 0
+
+    @property
+    def died(self) -> int:
+        """Keys whose plan is used up."""
+        return self.words.get("dead", 0)
+
+    def sentence(self) -> str:
+        """One line for the task's result: `acme-mkt.stock: 47 done, 2 refused`."""
+        said = ", ".join(f"{count} {word}" for word, count in sorted(self.words.items())) or "nothing to do"
+        return f"{self.slug}.{self.context}: {said}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciler:
+    """Runs attempts for one process. `calls` is the process's bounded pool for outgoing calls."""
+
+    ledger: Ledger
+    contexts: dict[str, ContextSettings]
+    calls: Executor
+    heart: Heart
+    brakes: Brakes
+    monotonic: Callable[[], float] = time.monotonic
+    chance: Callable[[], float] = random.random
+
+    def attempt(self, link: Link, name: str, *, first: bool) -> Report:
+        """Take up to a claim's worth of keys and bring each to its end. `first`: a small claim, others are waiting."""
+        shut = self.brakes.shut_for(link.slug)
+        if shut:
+            return Report(link.slug, name, Counter(), brake=shut)
+        settings, context = self.contexts[name], CONTEXTS[name]
+        limit = settings.first_claim if first else settings.more_claim
+        if shut is not None:
+            limit = 1
+        started = self.monotonic()
+        claim = self.ledger.claim(
+            link.store,
+            name,
+            lane=context.lane(link.marketplace.manifest),
+            siblings=context.siblings,
+            limit=limit,
+            seconds=settings.deadline,
+        )
+        if claim is None:
+            return Report(link.slug, name, Counter())
+        ends = started + settings.deadline
+        attempt = _Attempt(self, link, claim, context, lambda: min(ends - self.monotonic(), self.heart.remaining()))
+        endings = attempt.run()
+        rows = [self._with_death(ending, self._next(claim, ending)) for ending in endings]
+        settled = self.ledger.settle(claim, rows)
+        words = Counter(row.status if row.work != "p" else "given back" for _, row in rows)
+        return Report(
+            slug=link.slug,
+            context=name,
+            words=words,
+            wake=settled.wake | attempt.touched(),
+            full=len(claim) >= limit,
+            brake=max((_store_wait(ending.outcome) for ending in endings), default=0.0) or None,
+            fenced=len(settled.fenced),
+        )
+
+    @staticmethod
+    def _with_death(ending: Ending, row: NextRow) -> tuple[Ending, NextRow]:
+        """A key that dies says so in the logs, once, beside what killed it."""
+        if row.status != "dead" or not isinstance(ending.outcome, Failed):
+            return ending, row
+        params = {"key": ending.key, "attempts": str(row.attempts), "reason": ending.outcome.why}
+        story = Story(OPERATIONS[ending.context], DIRECTIONS[ending.context], "D0", ending.problems, params=params)
+        return replace(ending, stories=(*ending.stories, story)), row
+
+    def _next(self, claim: Claim, ending: Ending) -> NextRow:
+        row = claim.items[ending.key].get(ending.context) or Row(ending.context, ending.key, 0)
+        return settle(row, ending.outcome, self.contexts[ending.context].plan, self.chance())
+
+
+def _store_wait(outcome: Outcome) -> float:
+    return outcome.wait if isinstance(outcome, Postponed) and outcome.scope == "store" else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """The middle of one attempt: everything between claim and settle."""
+
+    runner: Reconciler
+    link: Link
+    claim: Claim
+    context: Context
+    remaining: Callable[[], float]
+
+    def run(self) -> list[Ending]:
+        """Every claimed row's ending."""
+        items = [Item(key, rows) for key, rows in self.claim.items.items()]
+        endings: list[Ending] = []
+        steps: list[Step] = []
+        for decided in self._each(self._look, items):
+            for decision in decided:
+                (steps if isinstance(decision, Step) else endings).append(decision)  # type: ignore[arg-type]  # sorted here
+        lots = self.link.marketplace.manifest.lots
+        records = [step for step in steps if isinstance(step, Send)] if lots is not None else []
+        if records:
+            endings += self._join_lots(records)
+            steps = [step for step in steps if not isinstance(step, Send)]
+        if steps:
+            written = self._each(self._write, self._intended(steps))
+            endings += [ending for some in written for ending in some]
+        return endings
+
+    def touched(self) -> frozenset[Pair]:
+        """Pairs that got pending work on the way, to be woken."""
+        states = self.link.states
+        return frozenset(states.touched) if isinstance(states, StoreStates) else frozenset()
+
+    def _each(self, what: Callable[[Any], Any], things: Sequence[Any]) -> list[Any]:
+        """Do it for each, together: the first in this thread's stead when there is only one."""
+        if len(things) == 1:
+            return [what(things[0])]
+        return list(self.runner.calls.map(what, things))
+
+    def _look(self, item: Item) -> Sequence[Ending | Step]:
+        worn = max(row.attempts for row in item.rows.values())
+        alive = len(self.runner.contexts[self.claim.context].plan.delays) + CRASHES
+        if worn > alive and all(row.status != "dead" for row in item.rows.values()):
+            why = f"the process that worked on it ended {worn - alive} times too often"
+            return [Ending(name, item.key, Failed(why), "H0") for name in item.rows]
+        waiting = [self._unanswered(item.key, row) for row in item.rows.values()]
+        if all(waiting):
+            return [ending for ending in waiting if ending]
+        return self._guarded(item.key, tuple(item.rows), lambda: self._decide(item))
+
+    def _unanswered(self, key: str, row: Row) -> Ending | None:
+        """A row whose lot is still under way goes on waiting; the lot tells it."""
+        if row.status == "waiting" and row.resolved is None and (row.ticket or "").startswith("lot:"):
+            return Ending(row.context, key, Waiting(row.ticket or "", LOT_PATIENCE), "P0")
+        return None
+
+    def _decide(self, item: Item) -> Sequence[Ending | Step]:
+        if self.remaining() < LEAST_LEASE:
+            raise LeaseLost(f"the lease of {item.key} ends before it could be looked at")
+        facts = self.context.read(self.link, item)
+        return self.context.decide(facts)
+
+    def _intended(self, steps: Sequence[Step]) -> list[Step]:
+        """Commit the intents; steps whose lease is gone are dropped, somebody else has their keys."""
+        intents = [
+            (context, step.key, step.reference, step.intent)
+            for step in steps
+            if step.reference is not None
+            for context in step.contexts
+        ]
+        if not intents:
+            return list(steps)
+        ours = self.runner.ledger.intend(self.claim, intents)
+        return [step for step in steps if step.reference is None or step.key in ours]
+
+    def _write(self, step: Step) -> Sequence[Ending]:
+        return self._guarded(step.key, step.contexts, lambda: self.context.write(self.link, step))
+
+    def _join_lots(self, records: Sequence[Send]) -> list[Ending]:
+        states, lots = self.link.states, self.link.marketplace.manifest.lots
+        assert isinstance(states, StoreStates) and lots is not None  # noqa: S101, PT018 – lots need the real store
+        endings: list[Ending] = []
+        for kind in sorted({send.kind for send in records}):
+            entries = [
+                LotEntry(send.contexts, send.key, send.as_json(), self.link.marketplace.encode(send.record))
+                for send in records
+                if send.kind == kind
+            ]
+            joined = states.join_lot(self.claim, kind, entries, lots)
+            endings += [
+                Ending(context, entry.key, Waiting(f"lot:{joined[entry.key]}", LOT_PATIENCE), "P0")
+                for entry in entries
+                if entry.key in joined
+                for context in entry.contexts
+            ]
+        return endings
+
+    def _guarded(
+        self, key: str, contexts: tuple[str, ...], what: Callable[[], Sequence[Ending | Step]]
+    ) -> Sequence[Any]:
+        """Do it with this key's lease in force; an error becomes the ending of each of its rows."""
+        token = calling.set(Calling(self.link.slug, self.claim.context, self.remaining, key))
+        try:
+            return what()
+        except HubError as error:
+            outcome, problems = _ending_of(error), error.problems if isinstance(error, Refusal) else ()
+        except Exception as error:  # noqa: BLE001 – whatever it is, it must cost this key an attempt and nothing else
+            # Type and place only: a message may quote what came from outside.
+            where = "".join(traceback.format_tb(error.__traceback__, limit=-4))
+            log.error("%s.%s: unexpected %s\n%s", self.link.slug, self.claim.context, type(error).__name__, where)  # noqa: TRY400 – see above
+            outcome, problems = Failed(f"unexpected {type(error).__name__}", "H0"), ()
+        finally:
+            calling.reset(token)
+        return [self._ending(context, key, outcome, problems) for context in contexts]
+
+    def _ending(self, context: str, key: str, outcome: Outcome, problems: tuple[Problem, ...]) -> Ending:
+        """A row's ending by an error, with what the logs endpoint tells of it."""
+        match outcome:
+            case Failed(why=why, code=code):
+                said = "O.L" if code == "E2" and self.context.name in ("order", "fulfilment") else code
+            case Unknown(why=why):
+                said = "E2"
+            case Locked(why=why):
+                return Ending(context, key, outcome, "C0")
+            case Refused():
+                said, why = "E3", "; ".join(problem.sentence() for problem in problems)
+            case _:
+                return Ending(context, key, outcome)
+        params = {"key": key, "sku": key, "order": key, "reason": why, "errors": why}
+        params["marketplace"] = self.link.marketplace.manifest.title
+        story = Story(OPERATIONS[context], DIRECTIONS[context], said, problems, params=params)
+        return Ending(context, key, outcome, said, problems, stories=(story,))
+
+
+def _ending_of(error: HubError) -> Outcome:
+    """The word an error stands for."""
+    match error:
+        case UnknownOutcome():
+            return Unknown(str(error))
+        case Unavailable(side="vtex"):
+            return Failed(str(error), "V0")
+        case Unavailable():
+            return Failed(str(error), "E2")
+        case NotNow(wait=wait, scope=scope):
+            return Postponed(wait, scope, str(error))
+        case AuthLost(side=side, version=version, scope=scope):
+            return Locked(side, version, scope, str(error))
+        case LeaseLost():
+            return Released()
+        case Refusal(problems=problems):
+            return Refused(problems)
+        case _:
+            return Failed(str(error), "H0")

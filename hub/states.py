@@ -1,0 +1,484 @@
+"""What is known of one store: reads for rules, and the facts that live outside of the ledger's rows.
+
+Implements `hub.ports.States` on PostgreSQL. Pairs that got pending work on the way gather in `touched`, for whoever
+wakes workers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from psycopg import Connection
+from psycopg_pool import ConnectionPool
+
+from hub.db import translated
+from hub.errors import Problem
+from hub.ledger import NOTICES_AND_ENQUEUE, Claim, Pair, enqueue_parameters
+from hub.model import (
+    Address,
+    Ask,
+    Binding,
+    BindingState,
+    Buyer,
+    IntegrationAnswer,
+    LotOutcome,
+    LotResult,
+    MarketplaceOrder,
+    OrderItem,
+    Urgency,
+)
+from hub.ports import Lots, LotView, MappedCategory, OrderRecord, RunRecord
+from hub.stores import SecretBox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ORDER_STATES = (
+    "seen",
+    "validating",
+    "retry",
+    "sending",
+    "enqueued",
+    "integrated",
+    "waiting_authorization",
+    "approved",
+    "failed",
+    "cancelled_before_integration",
+)
+"""The states of an order in the hub, in the order in which they may follow (vtex.md 9.1); `retry` and `validating`
+may alternate, and `failed` may be tried again."""
+
+_RANK = {"seen": 0, "validating": 0, "retry": 0, "failed": 0, "sending": 1, "enqueued": 2, "integrated": 3}
+_FINAL_RANK = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LotEntry:
+    """One record that joins a lot: the rows it answers, the step it came from, its encoded line."""
+
+    contexts: tuple[str, ...]
+    key: str
+    step: Any  # a JSON tree: hub.contexts.step.Send.as_json()
+    line: bytes
+
+
+@dataclass(slots=True)
+class StoreStates:
+    """`hub.ports.States` of one store. `slot` is the process's counter slot."""
+
+    pool: ConnectionPool[Connection[tuple[Any, ...]]]
+    store: int
+    box: SecretBox
+    slot: int = 0
+    touched: set[Pair] = field(default_factory=set)
+
+    @contextmanager
+    def _db(self) -> Iterator[Connection[tuple[Any, ...]]]:
+        with translated(), self.pool.connection() as db:
+            yield db
+
+    # ---------------------------------------------------------------- listings
+
+    def binding(self, sku: str) -> Binding | None:
+        """The listing of a SKU, `None` while it has none."""
+        with self._db() as db:
+            row = db.execute(
+                "select sku, remote_id, state, link, product from bindings where store = %s and sku = %s",
+                (self.store, sku),
+            ).fetchone()
+        return Binding(row[0], row[1], BindingState(row[2]), row[3], row[4]) if row else None
+
+    def mapped(self, category: str) -> MappedCategory:
+        """The marketplace category for a VTEX category; an unmapped one has version 0."""
+        with self._db() as db:
+            row = db.execute(
+                "select remote, version from mappings where store = %s and category = %s", (self.store, category)
+            ).fetchone()
+        return MappedCategory(category, row[0] if row else None, int(row[1]) if row else 0)
+
+    def row_status(self, context: str, key: str) -> tuple[str, str] | None:
+        """(`work`, `status`) of another row of this store, `None` when there is none."""
+        with self._db() as db:
+            row = db.execute(
+                "select work, status from states where store = %s and context = %s and key = %s",
+                (self.store, context, key),
+            ).fetchone()
+        return (str(row[0]), str(row[1])) if row else None
+
+    def confirmed(self, context: str, key: str) -> Any:
+        """What the marketplace is known to show; `None` while a write is in doubt."""
+        with self._db() as db:
+            row = db.execute(
+                "select confirmed from answers where store = %s and context = %s and key = %s and intent is null",
+                (self.store, context, key),
+            ).fetchone()
+        return row[0] if row else None
+
+    # ---------------------------------------------------------------- orders
+
+    def order(self, order_id: str) -> OrderRecord | None:
+        """The hub's record of a marketplace order."""
+        with self._db() as db:
+            row = db.execute(
+                """
+                select state, body, vtex_order_id, operation_id, reference::text,
+                       extract(epoch from now() - sent_at)::float8, approved, problems
+                from orders where store = %s and order_id = %s
+                """,
+                (self.store, order_id),
+            ).fetchone()
+        if row is None:
+            return None
+        return OrderRecord(
+            order_id=order_id,
+            state=row[0],
+            order=_order_from_json(json.loads(self.box.open(bytes(row[1])))) if row[1] else None,
+            vtex_order_id=row[2],
+            operation_id=row[3],
+            reference=row[4],
+            sent_age=row[5],
+            approved=row[6],
+            problems=tuple(Problem.from_json(problem) for problem in row[7]),
+        )
+
+    def save_order(self, record: OrderRecord) -> None:
+        """Insert or update the record of an order; a state never goes back (ORD-10).
+
+        The order itself holds personal data and is encrypted. `sent_age` of 0 marks the creation as sent now.
+        """
+        body = self.box.seal(json.dumps(asdict(record.order), default=str).encode()) if record.order else None
+        rank = _RANK.get(record.state, _FINAL_RANK)
+        with self._db() as db:
+            db.execute(
+                """
+                insert into orders as o (store, order_id, state, body, vtex_order_id, operation_id, reference, sent_at,
+                                         approved, problems, total)
+                values (%(store)s, %(id)s, %(state)s, %(body)s, %(vtex)s, %(operation)s, %(reference)s,
+                        now() - make_interval(secs => %(sent)s), %(approved)s, %(problems)s, %(total)s)
+                on conflict (store, order_id) do update set
+                  state = case when %(rank)s >= coalesce((%(ranks)s::jsonb ->> o.state)::int, 4)
+                            then excluded.state else o.state end,
+                  body = coalesce(excluded.body, o.body),
+                  vtex_order_id = coalesce(excluded.vtex_order_id, o.vtex_order_id),
+                  operation_id = coalesce(excluded.operation_id, o.operation_id),
+                  reference = coalesce(excluded.reference, o.reference),
+                  sent_at = coalesce(excluded.sent_at, o.sent_at),
+                  approved = o.approved or excluded.approved, problems = excluded.problems,
+                  total = coalesce(excluded.total, o.total), changed_at = now()
+                """,
+                {
+                    "store": self.store,
+                    "id": record.order_id,
+                    "state": record.state,
+                    "body": body,
+                    "vtex": record.vtex_order_id,
+                    "operation": record.operation_id,
+                    "reference": record.reference,
+                    "sent": record.sent_age,
+                    "approved": record.approved,
+                    "problems": json.dumps([problem.as_json() for problem in record.problems]),
+                    "total": record.order.total if record.order else None,
+                    "rank": rank,
+                    "ranks": json.dumps(_RANK),
+                },
+            )
+
+    def results(self, order_id: str) -> Sequence[IntegrationAnswer]:
+        """Every integration result that VTEX has posted for an order, oldest first (vtex.md 9.4)."""
+        with self._db() as db:
+            rows = db.execute(
+                """
+                select body from notices where store = %s and kind = 'result' and key = %s and fate = 'accepted'
+                order by received_at limit 200
+                """,
+                (self.store, order_id),
+            ).fetchall()
+        return [integration_answer(json.loads(row[0])) for row in rows]
+
+    # ---------------------------------------------------------------- cursors and loads
+
+    def cursor(self, name: str) -> str | None:
+        """A stored cursor of this store."""
+        with self._db() as db:
+            row = db.execute("select value from cursors where store = %s and name = %s", (self.store, name)).fetchone()
+        return str(row[0]) if row else None
+
+    def save_cursor(self, name: str, value: str) -> None:
+        """Move a cursor."""
+        with self._db() as db:
+            db.execute(
+                """
+                insert into cursors (store, name, value) values (%s, %s, %s)
+                on conflict (store, name) do update set value = excluded.value, changed_at = now()
+                """,
+                (self.store, name, value),
+            )
+
+    def run(self, run: int) -> RunRecord | None:
+        """A load."""
+        with self._db() as db:
+            row = db.execute(
+                "select id, state, filter, cursor from runs where id = %s and store = %s and kind = 'load'",
+                (run, self.store),
+            ).fetchone()
+        if row is None:
+            return None
+        chosen, cursor = row[2], row[3]
+        return RunRecord(
+            run=int(row[0]),
+            state=row[1],
+            page=int(cursor.get("page", 1)),
+            page_size=int(chosen.get("page_size", 1000)),
+            only=tuple(chosen.get("skus", ())),
+            seen_digest=str(cursor.get("seen", "")),
+        )
+
+    def load_page(self, run: RunRecord, skus: Sequence[str], *, last: bool) -> None:
+        """In one transaction: ask `catalog` for each SKU at load urgency, count them to the run, move its cursor.
+
+        `run.page` and `run.seen_digest` are the new cursor. SKUs that the run has already are not asked again.
+        """
+        with self._db() as db, db.transaction():
+            fresh = [
+                row[0]
+                for row in db.execute(
+                    """
+                    insert into run_keys (run, context, key, store)
+                    select %s, 'catalog', k, %s from unnest(%s::text[]) k order by k
+                    on conflict do nothing returning key
+                    """,
+                    (run.run, self.store, list(dict.fromkeys(skus))),
+                ).fetchall()
+            ]
+            asks = [Ask(self.store, "catalog", sku, "load", Urgency.LOAD) for sku in fresh]
+            if asks:
+                self.touched |= set(
+                    db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), asks, self.slot)).fetchall()  # type: ignore[arg-type]  # two columns
+                )
+                db.execute(
+                    """
+                    update run_keys r set asked = s.asked from states s
+                    where r.run = %s and r.key = any(%s) and s.store = r.store and s.context = r.context
+                      and s.key = r.key
+                    """,
+                    (run.run, fresh),
+                )
+            db.execute(
+                "update runs set cursor = jsonb_build_object('page', %s::int, 'seen', %s::text, 'listed', %s::bool)"
+                " where id = %s",
+                (run.page, run.seen_digest, last, run.run),
+            )
+
+    def load_backlog(self, run: int) -> int:
+        """How many SKUs of the run have no outcome yet."""
+        with self._db() as db:
+            row = db.execute(
+                """
+                select count(*) from run_keys r join states s using (store, context, key)
+                where r.run = %s and s.answered < r.asked and s.work in ('p', 'h')
+                """,
+                (run,),
+            ).fetchone()
+        return int(row[0]) if row else 0
+
+    # ---------------------------------------------------------------- lots
+
+    def join_lot(self, claim: Claim, kind: str, entries: Sequence[LotEntry], lots: Lots) -> Mapping[str, int]:
+        """Add records to the building lot of this kind, opening and closing lots as they fill; key → lot.
+
+        Being in a lot is the intent: it is committed here, under the claim's lease. Keys whose lease is gone are left
+        out of the answer.
+        """
+        joined: dict[str, int] = {}
+        asks: dict[int, Ask] = {}
+        with self._db() as db, db.transaction():
+            ours = {
+                row[0]
+                for row in db.execute(
+                    "select key from leases where claim = %s order by key for share", (claim.id,)
+                ).fetchall()
+            }
+            db.execute("select pg_advisory_xact_lock(hashtextextended(%s, 1))", (f"lot {self.store} {kind}",))
+            lot: tuple[int, int, int] | None = None
+            for entry in entries:
+                if entry.key not in ours:
+                    continue
+                if lot is None:
+                    lot = self._building(db, kind)
+                if lot[1] and (lot[1] >= lots.max_records or lot[2] + len(entry.line) > lots.max_bytes):
+                    self._close(db, lot)
+                    lot = self._building(db, kind)
+                db.execute(
+                    """
+                    insert into lot_records (lot, line, context, key, covers, record, body)
+                    values (%s, %s, %s, %s, %s, %s, %s)
+                    """,
+                    (
+                        lot[0],
+                        lot[1],
+                        entry.contexts[0],
+                        entry.key,
+                        list(entry.contexts),
+                        json.dumps(entry.step),
+                        entry.line,
+                    ),
+                )
+                lot = (lot[0], lot[1] + 1, lot[2] + len(entry.line) + 1)
+                joined[entry.key] = lot[0]
+                asks[lot[0]] = Ask(self.store, "lot", str(lot[0]), "lot", Urgency.FOLLOW)
+            if lot is not None:
+                if lot[1] >= lots.max_records:
+                    self._close(db, lot)
+                else:
+                    db.execute("update lots set records = %s, bytes = %s where id = %s", (lot[1], lot[2], lot[0]))
+            if asks:
+                self.touched |= set(
+                    db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), list(asks.values()), self.slot)).fetchall()  # type: ignore[arg-type]  # two columns
+                )
+        return joined
+
+    def _building(self, db: Connection[Any], kind: str) -> tuple[int, int, int]:
+        row = db.execute(
+            "select id, records, bytes from lots where store = %s and kind = %s and state = 'building'"
+            " and closed_at is null for update",
+            (self.store, kind),
+        ).fetchone()
+        if row is None:
+            row = db.execute(
+                "insert into lots (store, kind, reference) values (%s, %s, gen_random_uuid())"
+                " returning id, records, bytes",
+                (self.store, kind),
+            ).fetchone()
+        assert row is not None  # noqa: S101 – INSERT … RETURNING always returns
+        return int(row[0]), int(row[1]), int(row[2])
+
+    @staticmethod
+    def _close(db: Connection[Any], lot: tuple[int, int, int]) -> None:
+        db.execute(
+            "update lots set records = %s, bytes = %s, closed_at = now() where id = %s", (lot[1], lot[2], lot[0])
+        )
+
+    def lot(self, lot: int) -> LotView | None:
+        """One lot."""
+        with self._db() as db:
+            row = db.execute(
+                """
+                select l.kind, l.state, l.reference::text, l.ticket, l.records, l.closed_at is not null,
+                       extract(epoch from now() - l.opened_at)::float8,
+                       (select extract(epoch from now() - max(o.submitted_at))::float8 from lots o
+                         where o.store = l.store and o.kind = l.kind)
+                from lots l where l.id = %s and l.store = %s
+                """,
+                (lot, self.store),
+            ).fetchone()
+        return LotView(lot, *row) if row else None
+
+    def lot_lines(self, lot: int) -> Sequence[bytes]:
+        """The encoded records of a lot, in order. The lot takes no more records from now on (state submitting)."""
+        with self._db() as db:
+            db.execute(
+                """
+                update lots set state = 'submitting', closed_at = coalesce(closed_at, now())
+                where id = %s and state = 'building'
+                """,
+                (lot,),
+            )
+            return [
+                bytes(row[0])
+                for row in db.execute("select body from lot_records where lot = %s order by line", (lot,)).fetchall()
+            ]
+
+    def lot_submitted(self, lot: int, ticket: str) -> None:
+        """The marketplace took the lot."""
+        with self._db() as db:
+            db.execute(
+                """
+                update lots set state = 'submitted', ticket = %s, submitted_at = coalesce(submitted_at, now())
+                where id = %s and state in ('building', 'submitting')
+                """,
+                (ticket, lot),
+            )
+
+    def lot_settled(self, lot: int, result: LotResult) -> None:
+        """Keep what became of each record, and make the rows that waited for it pending."""
+        with self._db() as db, db.transaction():
+            lines = db.execute("select line from lot_records where lot = %s order by line", (lot,)).fetchall()
+            unanswered = LotOutcome(
+                False, None, result.fatal or (Problem("E3", fix="the marketplace's report does not name this record"),)
+            )
+            outcomes = [result.by_line.get(int(row[0]), unanswered) for row in lines]
+            db.execute(
+                """
+                update lot_records r set outcome = o.outcome from unnest(%s::int[], %s::jsonb[]) as o(line, outcome)
+                where r.lot = %s and r.line = o.line and r.outcome is null
+                """,
+                ([row[0] for row in lines], [json.dumps(_outcome_json(outcome)) for outcome in outcomes], lot),
+            )
+            db.execute(
+                """
+                select 1 from states s join answers a using (store, context, key)
+                where a.store = %s and a.ticket = %s order by s.store, s.context, s.key for update of s
+                """,
+                (self.store, f"lot:{lot}"),
+            )
+            moved = db.execute(
+                """
+                update states s set work = 'p', due_at = null from answers a
+                where a.store = %s and a.ticket = %s and s.store = a.store and s.context = a.context and s.key = a.key
+                  and s.status = 'waiting' and s.work = 's' returning s.store, s.context
+                """,
+                (self.store, f"lot:{lot}"),
+            ).fetchall()
+            db.execute("update lots set state = 'settled', settled_at = now() where id = %s", (lot,))
+        self.touched |= {(int(row[0]), str(row[1])) for row in moved}
+
+
+def integration_answer(tree: Mapping[str, Any]) -> IntegrationAnswer:
+    """One answer or result of VTEX's order integration (vtex.md 9.4); most of its fields are nullable."""
+    fields = tree.get("fields") or {}
+    errors = [error for error in tree.get("errors") or () if isinstance(error, dict)]
+    return IntegrationAnswer(
+        success=bool(tree.get("success")),
+        flow=str(tree.get("flow") or "Unknown"),
+        code=str(tree.get("code") or ""),
+        operation_id=str(tree.get("operationId") or ""),
+        marketplace_order_id=str(tree.get("marketplaceOrderId") or ""),
+        message=str(tree.get("message") or "")[:500],
+        inner_codes=tuple(str(error.get("code") or "") for error in errors),
+        main_order_id=str(fields["mainOrderId"]) if fields.get("mainOrderId") else None,
+        problems=tuple(
+            Problem(
+                str(error.get("code") or ""),
+                field=str(error.get("source") or "VTEX"),
+                fix=str(error.get("description") or "")[:300],
+            )
+            for error in errors
+        ),
+    )
+
+
+def _outcome_json(outcome: LotOutcome) -> dict[str, Any]:
+    return {
+        "taken": outcome.taken,
+        "written": asdict(outcome.written) if outcome.written else None,
+        "problems": [problem.as_json() for problem in outcome.problems],
+    }
+
+
+def _order_from_json(tree: Mapping[str, Any]) -> MarketplaceOrder:
+    updated = tree.get("updated_at")
+    return MarketplaceOrder(
+        **{
+            **tree,
+            "items": tuple(OrderItem(**item) for item in tree["items"]),
+            "buyer": Buyer(**tree["buyer"]),
+            "address": Address(**tree["address"]),
+            "updated_at": datetime.fromisoformat(updated) if updated else None,
+            "payment_methods": tuple(tree.get("payment_methods", ())),
+        }
+    )
