@@ -237,20 +237,28 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class LotOutcome:
-    """What became of one record of a lot: taken (with `written`) or refused (with `problems`)."""
+    """What became of one record of a lot: taken (with `written`) or refused (with `problems`).
+
+    `retry`: it was not taken for no fault of the record, so that the same record may be sent again.
+    """
 
     taken: bool
     written: Written | None = None
     problems: tuple[Problem, ...] = ()
     record: JsonTree = None  # the record as it was sent: `record_json`
+    retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LotResult:
-    """The marketplace's answer to a whole lot. `by_line` is keyed by the record's position in the lot, from 0."""
+    """The marketplace's answer to a whole lot. `by_line` is keyed by the record's position in the lot, from 0.
+
+    `fatal`: why the lot as a whole has no outcomes; with `retry` its records may be sent again as they are.
+    """
 
     by_line: Mapping[int, LotOutcome]
     fatal: tuple[Problem, ...] = ()
+    retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
