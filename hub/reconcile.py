@@ -22,7 +22,7 @@ from hub.errors import AuthLost, HubError, LeaseLost, NotNow, Problem, Refusal, 
 from hub.ledger import Claim, Ledger, Pair
 from hub.model import Row, Story
 from hub.outcome import Ending, Failed, Locked, NextRow, Outcome, Postponed, Refused, Released, Unknown, Waiting, settle
-from hub.ports import Link, Manifest
+from hub.ports import Link
 from hub.settings import ContextSettings
 from hub.states import LotEntry, StoreStates
 from hub.transport import Calling, calling
@@ -40,7 +40,7 @@ OPERATIONS = {
 }
 """Context → operation, in the words of vtex.md 15.2."""
 
-DIRECTIONS = {name: "VTEX to Marketplace" for name in OPERATIONS} | {"order": "Marketplace to VTEX"}
+DIRECTIONS = dict.fromkeys(OPERATIONS, "VTEX to Marketplace") | {"order": "Marketplace to VTEX"}
 
 LOT_PATIENCE = 600.0
 """Seconds after which a row asks what became of its lot, should nobody have told it."""
