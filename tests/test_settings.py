@@ -232,10 +232,21 @@ json_values = st.recursive(
 )
 
 
-PLACES = (
-    "layout pools pools.orders pools.orders.threads contexts.stock contexts.stock.plan contexts.stock.cap "
-    "contexts.stock.pool plans plans.demo plans.demo.delays circuit vtex.rate"
-).split()
+PLACES = [
+    "layout",
+    "pools",
+    "pools.orders",
+    "pools.orders.threads",
+    "contexts.stock",
+    "contexts.stock.plan",
+    "contexts.stock.cap",
+    "contexts.stock.pool",
+    "plans",
+    "plans.demo",
+    "plans.demo.delays",
+    "circuit",
+    "vtex.rate",
+]
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,387 @@
+"""The registry of stores and its secrets, on a real PostgreSQL."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from cryptography.fernet import Fernet
+from psycopg_pool import ConnectionPool
+
+from hub import db
+from hub.errors import BadInput
+from hub.ports import Limit
+from hub.rules import InventoryRules, PricingRules
+from hub.stores import Registry, SecretBox, Store, StoreSettings, parse_settings, token_digest
+
+KEY = Fernet.generate_key().decode()
+SECRETS = {"key": "vtexappkey-acme", "token": "very-secret"}
+
+
+@pytest.fixture
+def pool(database: str) -> Iterator[ConnectionPool[psycopg.Connection]]:
+    with closing(db.open_pool(database, "hub", name="test")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def registry(pool: ConnectionPool[psycopg.Connection]) -> Registry:
+    return Registry(pool, SecretBox([KEY]))
+
+
+def added(registry: Registry, slug: str = "acme-mkt", **changes: Any) -> tuple[Store, str]:
+    wanted = {"account": "acme", "affiliate": "MKT", "sales_channel": 2, "marketplace": "sandbox-sync", "who": "ana"}
+    return registry.add(slug=slug, **(wanted | changes))
+
+
+def told(refused: pytest.ExceptionInfo[BadInput]) -> list[str]:
+    return [problem.sentence() for problem in refused.value.problems]
+
+
+def rows(pool: ConnectionPool[psycopg.Connection], query: str) -> list[tuple[Any, ...]]:
+    with pool.connection() as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+# ---------------------------------------------------------------- stores
+
+
+def test_a_store_is_found_by_name_and_by_its_token(registry: Registry) -> None:
+    store, token = added(registry)
+    assert registry.get("acme-mkt") == store
+    assert registry.all() == [store]
+    assert registry.find_by_token_digest(token_digest(token)) == store
+    assert registry.find_by_token_digest(token_digest("guess")) is None
+    assert registry.token_digests() == {token_digest(token): store.id}
+    assert registry.token(store.id) == token
+    assert len(token) >= 32
+    assert store.vtex_url == "https://acme.vtexcommercestable.com.br"
+
+
+def test_account_and_affiliate_are_taken_as_people_write_them(registry: Registry) -> None:
+    store, _ = added(registry, account=" Acme.myvtex.com", affiliate="mkt")
+    assert (store.account, store.affiliate) == ("acme", "MKT")
+
+
+def test_everything_wrong_with_a_new_store_is_told_at_once(registry: Registry) -> None:
+    with pytest.raises(BadInput) as refused:
+        added(
+            registry,
+            "Acme Mkt",
+            account="",
+            affiliate="ABC",
+            sales_channel=0,
+            marketplace="sandbox-sinc",
+            marketplaces=["sandbox-sync", "sandbox-lot"],
+            settings={"pricin": {}, "pricing": {"markpu": 1}, "vtex_url": "vtex", "order_policy": "lax"},
+        )
+    problems = told(refused)
+    assert [problem.partition(" is ")[0].partition(":")[0] for problem in problems] == [
+        "slug",
+        "account",
+        "affiliate",
+        "sales_channel",
+        "marketplace",
+        "settings.vtex_url",
+        "settings.pricing.markpu",
+        "settings.order_policy",
+        "settings.pricin",
+    ]
+    assert "did you mean 'sandbox-sync'?" in problems[4]
+    assert "did you mean 'markup'?" in problems[6]
+    assert "did you mean 'pricing'?" in problems[8]
+    assert registry.all() == []
+
+
+def test_names_and_affiliates_belong_to_one_store(registry: Registry) -> None:
+    added(registry)
+    with pytest.raises(BadInput, match="slug is 'acme-mkt': exists already; choose another"):
+        added(registry, affiliate="NTH")
+    with pytest.raises(BadInput, match="affiliate is 'MKT': already belongs to store acme-mkt of account acme"):
+        added(registry, "acme-two")
+    added(registry, "other-mkt", account="other")
+
+
+def test_of_people_who_add_the_same_store_together_one_succeeds(registry: Registry) -> None:
+    outcomes: list[str] = []
+
+    def add() -> None:
+        try:
+            added(registry)
+            outcomes.append("added")
+        except BadInput as refused:
+            outcomes.append(refused.problems[0].fix)
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(outcomes) == ["added", *["exists already; choose another"] * 3]
+
+
+def test_an_unknown_name_is_answered_with_the_likely_one(registry: Registry) -> None:
+    with pytest.raises(BadInput, match="store is 'acme': is no store; there is none yet"):
+        registry.get("acme")
+    added(registry)
+    with pytest.raises(BadInput, match="store is 'acme-mtk': is no store; did you mean 'acme-mkt'"):
+        registry.get("acme-mtk")
+
+
+def test_every_change_moves_the_version(registry: Registry) -> None:
+    seen = [registry.version()]
+    store, _ = added(registry)
+    for change in (
+        lambda: None,
+        lambda: registry.configure("acme-mkt", {"poll_orders_seconds": 5}, who="ana"),
+        lambda: registry.pause("acme-mkt", "ana", "holiday"),
+        lambda: registry.resume("acme-mkt", "ana"),
+        lambda: registry.rotate_token("acme-mkt", "ana"),
+        lambda: registry.save_credentials(store.id, "vtex", SECRETS),
+        lambda: registry.remove("acme-mkt", "ana", "closed"),
+    ):
+        change()
+        seen.append(registry.version())
+    assert seen == sorted(set(seen))
+
+
+def test_looking_changes_no_version(registry: Registry) -> None:
+    added(registry)
+    before = registry.version()
+    registry.get("acme-mkt")
+    registry.all()
+    assert registry.version() == before
+
+
+def test_a_paused_store_has_a_gate_that_names_who_and_why(
+    registry: Registry, pool: ConnectionPool[psycopg.Connection]
+) -> None:
+    store, _ = added(registry)
+    gates = "select store, context, side, cause, who, why from gates"
+    assert registry.pause("acme-mkt", "ana", "stock-taking").status == "paused"
+    assert rows(pool, gates) == [(store.id, "*", "operator", "operator", "ana", "stock-taking")]
+    registry.pause("acme-mkt", "bob", "longer")
+    assert rows(pool, gates) == [(store.id, "*", "operator", "operator", "bob", "longer")]
+    assert registry.resume("acme-mkt", "bob").status == "active"
+    assert rows(pool, gates) == []
+
+
+def test_a_removed_store_is_gone_with_its_secrets_and_its_url_but_its_gate_stays_shut(
+    registry: Registry, pool: ConnectionPool[psycopg.Connection]
+) -> None:
+    store, token = added(registry, credentials={"vtex": SECRETS})
+    assert registry.remove("acme-mkt", "ana", "closed").status == "removed"
+    assert registry.all() == []
+    assert registry.find_by_token_digest(token_digest(token)) is None
+    assert registry.token(store.id) == ""
+    assert registry.credentials(store.id, "vtex").version == 0
+    assert rows(pool, "select why from gates") == [("removed: closed",)]
+    with pytest.raises(BadInput, match="was removed"):
+        registry.get("acme-mkt")
+    with pytest.raises(BadInput, match="was removed, and names are not given out again"):
+        added(registry)
+    added(registry, "acme-new")  # its affiliate is free again
+
+
+def test_a_rotated_token_replaces_the_old_one(registry: Registry) -> None:
+    store, old = added(registry)
+    new = registry.rotate_token("acme-mkt", "ana", "leaked")
+    assert registry.find_by_token_digest(token_digest(old)) is None
+    assert registry.find_by_token_digest(token_digest(new)) == store
+    assert registry.token(store.id) == new
+
+
+def test_what_people_did_is_in_the_audit_without_secrets(
+    registry: Registry, pool: ConnectionPool[psycopg.Connection]
+) -> None:
+    store, token = added(registry, credentials={"vtex": SECRETS}, why="first store")
+    registry.save_credentials(store.id, "marketplace", {"token": "very-secret-too"}, who="bob")
+    new = registry.rotate_token("acme-mkt", "ana", "leaked")
+    registry.pause("acme-mkt", "ana", "holiday")
+    audit = rows(pool, "select who, action, detail from audit order by id")
+    assert [(who, action) for who, action, _ in audit] == [
+        ("ana", "store add"),
+        ("bob", "credentials save"),
+        ("ana", "store rotate-token"),
+        ("ana", "store pause"),
+    ]
+    assert audit[1][2] == {"side": "marketplace", "version": 1, "names": ["token"]}
+    text = json.dumps([detail for _, _, detail in audit])
+    assert not any(secret in text for secret in (token, new, "very-secret", "vtexappkey"))
+
+
+# ---------------------------------------------------------------- settings
+
+
+def test_settings_come_back_as_they_were_given(registry: Registry) -> None:
+    given = {
+        "vtex_url": "http://127.0.0.1:7001/",
+        "marketplace_url": "http://127.0.0.1:7002",
+        "pricing": {"markup": "20", "commission": 15, "rounding": ".90", "minimum": 1000},
+        "inventory": {"safety": 2, "percentage": "50.5"},
+        "defaults": {"brand": "Acme", "attributes.color": "Preto"},
+        "look_again": [0.5, 1],
+        "vtex_limit": {"rate": 5},
+        "order_policy": "advisory",
+    }
+    added(registry, settings=given)
+    store = registry.get("acme-mkt")
+    assert store.vtex_url == "http://127.0.0.1:7001"
+    assert store.settings.pricing == PricingRules(
+        markup=Decimal(20), commission=Decimal(15), rounding=".90", minimum=1000
+    )
+    assert store.settings.inventory == InventoryRules(safety=2, percentage=Decimal("50.5"))
+    assert store.settings.vtex_limit == Limit(rate=5.0, burst=1)
+    rules = store.settings.rules
+    assert rules.listing.defaults == {"brand": "Acme", "attributes.color": "Preto"}
+    assert rules.look_again == (0.5, 1.0)
+    assert (rules.pricing, rules.inventory) == (store.settings.pricing, store.settings.inventory)
+    assert registry.configure("acme-mkt", {}, who="ana").settings == StoreSettings()
+
+
+@pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        ({"pricing": {"markup": -1}}, "pricing.markup: write a percentage of 0 or more"),
+        ({"pricing": {"commission": 100, "commission_method": "gross_up"}}, "gross_up needs less than 100"),
+        ({"pricing": {"conversion": 0}}, "pricing.conversion: write a factor above 0"),
+        ({"pricing": {"minimum": 2, "maximum": 1}}, "pricing.minimum: must not be above pricing.maximum"),
+        ({"pricing": {"minimum": 1.5}}, "settings.pricing.minimum is '1.5'"),
+        (
+            {"pricing": {"rounding": ".95"}},
+            "settings.pricing.rounding is '.95': write 'none', 'nearest', '.90' or '.99'",
+        ),
+        ({"inventory": {"percentage": 101}}, "inventory.percentage: write 0 to 100"),
+        ({"inventory": {"safety": -1}}, "inventory.safety: write 0 or more"),
+        ({"look_again": [0]}, "settings.look_again.0 is '0': write a number greater than 0"),
+        ({"vtex_limit": {"rate": 0}}, "vtex_limit: write a rate above 0"),
+        ({"vtex_limit": {"rates": 1}}, "settings.vtex_limit.rates is '1': unknown key; did you mean 'rate'?"),
+        ({"hub_url": "https://user:pw@host"}, "write an http(s) URL with a host, without user, password and query"),
+        ({"defaults": {"brand": 1}}, "settings.defaults.brand is '1': write a valid string"),
+        ({"simulation": "fulfilment"}, "settings.simulation is 'fulfilment': write 'fulfillment' or 'checkout'"),
+    ],
+)
+def test_each_implausible_setting_is_told(tree: dict[str, Any], expected: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        parse_settings(tree)
+    assert any(expected in problem for problem in told(refused)), told(refused)
+
+
+# ---------------------------------------------------------------- secrets
+
+
+def test_credentials_are_sealed_in_the_database_and_newer_ones_replace_older(
+    registry: Registry, pool: ConnectionPool[psycopg.Connection]
+) -> None:
+    store, _ = added(registry, credentials={"vtex": SECRETS})
+    first = registry.credentials(store.id, "vtex")
+    assert (first.version, dict(first.values)) == (1, SECRETS)
+    assert registry.save_credentials(store.id, "vtex", {"token": "newer"}) == 2
+    newest = registry.credentials(store.id, "vtex")
+    assert (newest.version, dict(newest.values)) == (2, {"token": "newer"})
+    assert "newer" not in repr(newest)
+    kept = rows(pool, "select version, secret from credentials where side = 'vtex'")
+    assert [version for version, _ in kept] == [2]
+    assert b"newer" not in bytes(kept[0][1])
+
+
+def test_newer_credentials_open_the_gate_that_older_ones_shut_and_no_other(
+    registry: Registry, pool: ConnectionPool[psycopg.Connection]
+) -> None:
+    store, _ = added(registry, credentials={"vtex": SECRETS, "marketplace": SECRETS})
+    registry.pause("acme-mkt", "ana", "holiday")
+    with pool.connection() as connection:
+        connection.execute(
+            "insert into gates (store, context, side, cause, who, why, version) values "
+            "(%(s)s, '*', 'vtex', 'credentials', 'hub', '401', 1), (%(s)s, 'price', 'vtex', 'quota', 'hub', '429', 0), "
+            "(%(s)s, '*', 'marketplace', 'credentials', 'hub', '401', 1), "
+            "(%(s)s, 'order', 'vtex', 'credentials', 'hub', '403', 2)",
+            {"s": store.id},
+        )
+    registry.save_credentials(store.id, "vtex", {"token": "newer"})
+    assert rows(pool, "select context, side from gates order by 1, 2") == [
+        ("*", "marketplace"),
+        ("*", "operator"),
+        ("order", "vtex"),  # shut by the same version that was saved
+        ("price", "vtex"),
+    ]
+
+
+def test_processes_that_save_credentials_together_get_versions_of_their_own(registry: Registry) -> None:
+    store, _ = added(registry)
+    versions: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: versions.append(registry.save_credentials(store.id, "vtex", SECRETS)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(versions) == [1, 2, 3, 4]
+
+
+def test_the_first_key_seals_and_every_key_opens() -> None:
+    older, newer = KEY, Fernet.generate_key().decode()
+    sealed = SecretBox([older]).seal(b"secret")
+    both = SecretBox([newer, older])
+    assert both.open(sealed) == b"secret"
+    assert SecretBox([newer]).open(both.seal(b"secret")) == b"secret"
+    with pytest.raises(BadInput, match="none of the keys opens what is stored"):
+        SecretBox([newer]).open(sealed)
+
+
+@pytest.mark.parametrize("separator", [",", "\n", ", ", "\r\n"])
+def test_keys_come_from_the_environment(separator: str) -> None:
+    keys = separator.join([Fernet.generate_key().decode(), KEY])
+    assert SecretBox.from_env({"HUB_KEY": keys}).open(SecretBox([KEY]).seal(b"x")) == b"x"
+
+
+def test_a_key_file_is_made_only_when_asked_and_only_for_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "hub.key"
+    with pytest.raises(BadInput, match="cannot be read"):
+        SecretBox.from_env({"HUB_KEY_FILE": str(path)})
+    assert not path.exists()
+    notice = SecretBox.create_file(path)
+    assert str(path) in notice
+    assert "keep a copy" in notice
+    assert path.read_text().strip() not in notice
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert (
+        SecretBox.from_env({"HUB_KEY_FILE": str(path)}).open(SecretBox([path.read_text().strip()]).seal(b"x")) == b"x"
+    )
+    with pytest.raises(BadInput, match="exists already and is never replaced"):
+        SecretBox.create_file(path)
+    with pytest.raises(BadInput, match="cannot be written"):
+        SecretBox.create_file(tmp_path / "none" / "hub.key")
+
+
+def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "hub.key"
+    SecretBox.create_file(path)
+    path.chmod(0o640)
+    with pytest.raises(BadInput, match=f"others may read it; run: chmod 600 {path}"):
+        SecretBox.from_env({"HUB_KEY_FILE": str(path)})
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({}, "HUB_KEY: is not set; set HUB_KEY_FILE"),
+        ({"HUB_KEY": KEY, "HUB_KEY_FILE": "/x"}, "HUB_KEY: and HUB_KEY_FILE are both set; keep one"),
+        ({"HUB_KEY": "very-secret"}, "HUB_KEY: is no Fernet key"),
+        ({"HUB_KEY": f"{KEY},very-secret"}, "HUB_KEY: is no Fernet key"),
+        ({"HUB_KEY_FILE": "/"}, "HUB_KEY_FILE is '/': "),
+    ],
+)
+def test_a_wrong_key_is_told_without_repeating_it(env: dict[str, str], expected: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        SecretBox.from_env(env)
+    assert told(refused)[0].startswith(expected)
+    assert "very-secret" not in str(refused.value)
+    assert KEY not in str(refused.value)
