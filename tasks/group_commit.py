@@ -150,7 +150,7 @@ class GroupCommit:
                 failures = 0
                 await self._commit_groups(connection)
             except _ConnectionLost:
-                pass
+                await asyncio.sleep(_PAUSES[0])
             finally:
                 with contextlib.suppress(HubError), translated():
                     await connection.close()
