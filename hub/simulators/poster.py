@@ -8,6 +8,7 @@ import ssl
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -27,8 +28,7 @@ class _Connection(asyncio.Protocol):
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 – narrows what create_connection guarantees
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one without being a subclass
 
     def data_received(self, data: bytes) -> None:
         try:
