@@ -315,12 +315,6 @@ class Registry:
             ).fetchone()
         return _store(row) if row else None
 
-    def token_digests(self) -> dict[bytes, int]:
-        """SHA-256 of every URL token → store id: what the intake keeps in memory."""
-        with db.translated(), self._pool.connection() as connection:
-            found = connection.execute("select token_digest, id from stores where status <> 'removed'").fetchall()
-        return {bytes(digest): store for digest, store in found}
-
     def doors(self) -> dict[bytes, Door]:
         """SHA-256 of every URL token → whose it is; removed stores too, for VTEX goes on notifying (NOT-26)."""
         with db.translated(), self._pool.connection() as connection:

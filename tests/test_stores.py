@@ -57,7 +57,7 @@ def test_a_store_is_found_by_name_and_by_its_token(registry: Registry) -> None:
     assert registry.all() == [store]
     assert registry.find_by_token_digest(token_digest(token)) == store
     assert registry.find_by_token_digest(token_digest("guess")) is None
-    assert registry.token_digests() == {token_digest(token): store.id}
+    assert {digest: door.store for digest, door in registry.doors().items()} == {token_digest(token): store.id}
     assert registry.token(store.id) == token
     assert len(token) >= 32
     assert store.vtex_url == "https://acme.vtexcommercestable.com.br"
