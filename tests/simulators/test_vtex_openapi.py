@@ -90,3 +90,33 @@ def test_a_broken_answer_would_be_noticed(store: Store) -> None:
     sku = store.sku(1)
     problems = schema_for(CATALOG, path, "get", 200).problems({**sku, "BrandId": 7, "Images": None})
     assert {one.partition(":")[0] for one in problems} == {"BrandId", "Images"}
+
+
+@pytest.mark.parametrize("file", ["vtex/checkout-simulation.cut.json", ORDERS])
+def test_the_documented_simulation_request_fits_both_documents(file: str) -> None:
+    body: dict[str, Any] = {
+        "items": [{"id": "13", "quantity": 1, "seller": "1"}],
+        "marketingData": None,
+        "postalCode": None,
+        "country": None,
+        "selectedSla": None,
+        "clientProfileData": None,
+        "geoCoordinates": [],
+        "isCheckedIn": False,
+        "storeId": None,
+    }
+    checked = schema_for(file, "/api/checkout/pub/orderForms/simulation", "post", "request")
+    checked.check(body)
+    assert checked.problems({**body, "items": "13"})
+
+
+def test_the_documented_approval_request_fits_its_document() -> None:
+    body = {
+        "marketplaceOrderId": "1",
+        "marketplaceOrderStatus": "approved",
+        "connectorName": "hub-example",
+        "connectorEndpoint": "https://hub.example/v/1",
+    }
+    checked = schema_for(ORDERS, "/api/order-integration/orders/status", "put", "request")
+    checked.check(body)
+    assert checked.problems({**body, "connectorEndpoint": None})
