@@ -6,6 +6,7 @@ known at once or, for lots, hours later in another process; `taken` and `rejecte
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
@@ -26,11 +27,14 @@ from hub.model import (
     Urgency,
     Written,
 )
-from hub.outcome import Done, Ending, Refused
-from hub.ports import Link
+from hub.outcome import Done, Ending, Refused, Waiting
+from hub.ports import Link, Manifest
 
 TO_MARKETPLACE = "VTEX to Marketplace"
 """The direction of everything that catalog, price and stock do (vtex.md 15.2)."""
+
+WAIT = 30.0
+"""Seconds after which a row looks by itself whether the answer of its lot has come, should nobody have told it."""
 
 OPERATIONS = {"catalog": "Catalog change", "price": "Price update", "stock": "Inventory update"}
 """The operation of a story, by context (vtex.md 15.2); a new listing is an `Offer creation`."""
@@ -168,6 +172,13 @@ def settled(resolved: LotOutcome) -> tuple[Ending, ...]:
     if resolved.taken:
         return taken(send, resolved.written or Written(send.record.remote_id or ""))
     return rejected(send, resolved.problems)
+
+
+def waits_on(row: Row, manifest: Manifest) -> Waiting | None:
+    """Is the marketplace's answer to this row's record still awaited? Then nothing else may be sent for it."""
+    if row.status != "waiting" or row.ticket is None or row.resolved is not None:
+        return None
+    return Waiting(row.ticket, max(WAIT, manifest.lots.poll if manifest.lots else 0.0))
 
 
 def deliver(link: Link, send: Send) -> tuple[Ending, ...]:
@@ -312,6 +323,11 @@ def _story_from_json(tree: JsonTree) -> Story:
         translated=tree["translated"],
         params=tree["params"],
     )
+
+
+def fresh_reference() -> str:
+    """An id of our own for a write that may be about to begin."""
+    return str(uuid.uuid4())
 
 
 def follow(store: int, sku: str, contexts: Sequence[str], urgency: int = Urgency.FOLLOW) -> tuple[Ask, ...]:

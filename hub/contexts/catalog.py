@@ -1,0 +1,401 @@
+"""The marketplace lists what VTEX sells in the store's channel, as VTEX describes it – or says all that is missing.
+
+The gate of vtex.md 7.1: every check runs, every problem is told at once, and only then something is written. What the
+catalogue of VTEX says counts, whatever the notification said (UPD-07, UPD-08).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from hub import messages
+from hub.contexts.offer import simulated_json
+from hub.contexts.step import (
+    OPERATIONS,
+    TO_MARKETPLACE,
+    Item,
+    Send,
+    Step,
+    defaults_story,
+    deliver,
+    follow,
+    fresh_reference,
+    listing_json,
+    price_from_json,
+    price_json,
+    record_json,
+    sentences,
+    settled,
+    stock_json,
+    taken,
+    waits_on,
+)
+from hub.contexts.step import listing_from_json as listing_of
+from hub.errors import NotFound, Problem
+from hub.model import (
+    Action,
+    Ask,
+    Binding,
+    BindingState,
+    JsonTree,
+    Listing,
+    Price,
+    Product,
+    Record,
+    Row,
+    Shown,
+    SimulatedItem,
+    Story,
+    Written,
+    digest,
+)
+from hub.outcome import Done, Ending, Parked, Refused, Unknown
+from hub.ports import CartItem, Link, Manifest, MappedCategory, Rendered
+from hub.rules import Rules
+from hub.rules.inventory import Quantity, quantity_of
+from hub.rules.pricing import price_of
+from hub.rules.validation import availability, defaults_problems, standing
+
+SHOWN_DESCRIPTION = 500
+"""Characters of a description that a log record keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything `decide` needs to know of one SKU. `None` where nothing was found or nothing was asked.
+
+    `offered` is what VTEX would sell now. `looked` tells that the marketplace was asked for the listing, and `shown`
+    what it answered. `price` is the price it is known to show.
+    """
+
+    store: int
+    channel: int
+    manifest: Manifest
+    rules: Rules
+    row: Row
+    reference: str
+    binding: Binding | None = None
+    product: Product | None = None
+    mapping: MappedCategory | None = None
+    rendered: Rendered | None = None
+    offered: SimulatedItem | None = None
+    looked: bool = False
+    shown: Shown | None = None
+    price: Price | None = None
+
+    @property
+    def sku(self) -> str:
+        """The key."""
+        return self.row.key
+
+    @property
+    def listed(self) -> Binding | None:
+        """The pair that is stored, or the one that the marketplace has just shown (NEW-02)."""
+        if self.binding is not None or self.shown is None:
+            return self.binding
+        state = BindingState.PUBLISHED if self.shown.active else BindingState.DEACTIVATED
+        product = self.product.product if self.product else ""
+        return Binding(self.sku, self.shown.remote_id, state, self.shown.link, product)
+
+    @property
+    def adopted(self) -> Binding | None:
+        """A pair that has to be stored, because only the marketplace knew it."""
+        return self.listed if self.binding is None else None
+
+    @property
+    def in_doubt(self) -> bool:
+        """A registration was begun, and that it cannot be seen yet proves nothing (design 2, law 5)."""
+        begun = self.row.intent is not None and self.listed is None
+        return begun and (self.row.intent_age or 0.0) < self.manifest.visibility_delay
+
+
+def read(link: Link, item: Item) -> Facts:
+    """Ask VTEX for the SKU and, when it may be sold, for its offer; ask the marketplace where a pair is missing."""
+    row = item.rows["catalog"]
+    manifest = link.marketplace.manifest
+    facts = Facts(link.store, link.sales_channel, manifest, link.rules, row, fresh_reference())
+    if row.resolved is not None or waits_on(row, manifest) is not None:
+        return facts
+    binding = link.states.binding(item.key)
+    try:
+        product = link.vtex.product(item.key)
+    except NotFound:
+        product = None
+    facts = replace(facts, binding=binding, product=product)
+    sellable = product is not None and not standing(product, item.key, link.sales_channel)
+    if _must_look(facts, sellable=sellable):
+        shown = link.marketplace.show(item.key, binding.remote_id if binding else None)
+        facts = replace(facts, looked=True, shown=shown, binding=binding if shown else None)
+    if manifest.replaces:
+        facts = replace(facts, price=price_from_json(link.states.confirmed("price", item.key)))
+    if product is None or not sellable:
+        return facts
+    mapping = link.states.mapped(product.category)
+    return replace(
+        facts,
+        mapping=mapping,
+        rendered=link.marketplace.render(product, mapping.remote or "", link.rules.listing),
+        offered=link.vtex.simulate([CartItem(item.key)]).items.get(item.key),
+    )
+
+
+def _must_look(facts: Facts, *, sellable: bool) -> bool:
+    """Does the marketplace know better than the pair: none is stored, or the listing may just have been deleted?"""
+    begun = (facts.row.intent or {}).get("record") or {}
+    if facts.binding is None:
+        return facts.row.intent is not None or (sellable and facts.manifest.create == "create")
+    return sellable and begun.get("action") == Action.DELETE.value
+
+
+def decide(facts: Facts) -> Sequence[Ending | Step]:
+    """What the marketplace should show of this SKU, or what somebody must correct first."""
+    if facts.row.resolved is not None:
+        return settled(facts.row.resolved)
+    if (waiting := waits_on(facts.row, facts.manifest)) is not None:
+        return (Ending("catalog", facts.sku, waiting),)
+    barred = standing(facts.product, facts.sku, facts.channel)
+    if barred:
+        return _withdraw(facts, barred)
+    return _publish(facts)
+
+
+def write(link: Link, step: Step) -> Sequence[Ending]:
+    """Send the record."""
+    if not isinstance(step, Send):
+        raise TypeError(f"catalog writes records, not {type(step).__name__}")
+    return deliver(link, step)
+
+
+# ---------------------------------------------------------------- withdraw
+
+
+def _withdraw(facts: Facts, barred: tuple[Problem, ...]) -> Sequence[Ending | Step]:
+    """Vtex.md 7.5: stock zero and block; delete where blocking is not possible; nothing where nothing is listed."""
+    listed, row = facts.listed, facts.row
+    code = messages.worst(problem.code for problem in barred)
+    if facts.in_doubt:
+        return (_unseen(facts),)
+    if listed is None:
+        refused = Refused(barred, _gate_hash(barred))
+        told = () if row.input_hash == refused.input_hash else (_story(facts, code or "A2", barred),)
+        definite = row.intent is not None
+        return (Ending("catalog", facts.sku, refused, code, barred, definite=definite, stories=told),)
+    if listed.state is BindingState.DEACTIVATED and row.intent is None and facts.adopted is None:
+        return (Ending("catalog", facts.sku, Done(), code, barred),)
+    deletes = Action.DEACTIVATE not in facts.manifest.actions and Action.DELETE in facts.manifest.actions
+    blocks = Action.DEACTIVATE in facts.manifest.actions
+    action = Action.DELETE if deletes else Action.DEACTIVATE if blocks else Action.OFFER
+    known = (row.confirmed or {}).get("listing")
+    record = Record(facts.sku, action, facts.reference, listed.remote_id, stock=None if deletes else 0)
+    if facts.manifest.replaces and not deletes:
+        record = replace(record, listing=listing_of(known), price=facts.price)
+    state = BindingState.DELETED if deletes else BindingState.DEACTIVATED
+    # A price or stock write in another lane may still be under way, so only a whole replacement is sure of the zero.
+    shows: dict[str, JsonTree] = {
+        "catalog": {"listing": known, "state": state.value},
+        "stock": stock_json(0) if facts.manifest.replaces else None,
+    }
+    return (_send(facts, record, {} if deletes else shows, state, barred),)
+
+
+# ---------------------------------------------------------------- publish
+
+
+def _publish(facts: Facts) -> Sequence[Ending | Step]:
+    rendered, mapping, product = facts.rendered, facts.mapping, facts.product
+    if rendered is None or mapping is None or product is None:
+        raise ValueError(f"SKU {facts.sku} may be sold, but its facts were not read")
+    unmapped = _unmapped(facts, product) if mapping.remote is None else ()
+    broken = rendered.problems
+    if rendered.listing is None and not broken and not unmapped:
+        broken = (Problem("E1", "listing", "", "the product could not be turned into a listing"),)
+    absent = availability(facts.offered, facts.sku, facts.channel, facts.rules.pricing)
+    defaults = defaults_problems(rendered.defaults_used)
+    if facts.in_doubt and facts.manifest.create == "create":
+        return (_unseen(facts),)
+    if unmapped or broken or absent or rendered.listing is None:
+        return (_hold_back(facts, mapping, (*unmapped, *broken, *absent), defaults, withdraw_stock=bool(absent)),)
+    return (_agree(facts, rendered.listing, mapping, defaults),)
+
+
+def _unmapped(facts: Facts, product: Product) -> tuple[Problem, ...]:
+    name = product.category_path or product.category_name or product.category
+    return (
+        Problem(
+            "E4",
+            "category",
+            f"{product.category} {name}".strip(),
+            f"map it to a category of {facts.manifest.title}: {_mapping_link(facts.rules)}",
+        ),
+    )
+
+
+def _hold_back(
+    facts: Facts,
+    mapping: MappedCategory,
+    problems: tuple[Problem, ...],
+    defaults: tuple[Problem, ...],
+    *,
+    withdraw_stock: bool,
+) -> Ending:
+    """Nothing is sent: everything that must be corrected, in one record. What is listed keeps its last registration.
+
+    A listed SKU that VTEX does not offer any more gets its zero from the stock context.
+    """
+    told = (*problems, *defaults)
+    code = messages.worst(problem.code for problem in problems) or "E1"
+    published = facts.listed is not None and facts.listed.state is BindingState.PUBLISHED
+    then = follow(facts.store, facts.sku, ("stock",)) if published and withdraw_stock else ()
+    story: tuple[Story, ...] = (_story(facts, code, told),)
+    outcome: Parked | Refused
+    if mapping.remote is None:
+        outcome = Parked(f"mapping:{mapping.category}", mapping.version, then)
+    else:
+        outcome = Refused(problems, _gate_hash(told), then)
+        if facts.row.input_hash == outcome.input_hash:
+            story = ()
+    definite = facts.looked and facts.row.intent is not None and not facts.in_doubt
+    return Ending("catalog", facts.sku, outcome, code, told, definite=definite, binding=facts.adopted, stories=story)
+
+
+def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tuple[Problem, ...]) -> Ending | Step:
+    """Register, update or activate – or nothing, when the marketplace shows it already or has refused just this."""
+    row, listed, manifest = facts.row, facts.listed, facts.manifest
+    sale = price_of(facts.offered, facts.rules.pricing)
+    pieces = quantity_of(facts.offered, facts.rules.inventory, manifest.max_stock)
+    wanted = {"listing": listing_json(listing), "state": BindingState.PUBLISHED.value}
+    if facts.binding is not None and row.intent is None and wanted == row.confirmed and _published(facts):
+        return Ending("catalog", facts.sku, Done())
+    record = Record(facts.sku, _action(facts), facts.reference, listed.remote_id if listed else None, listing)
+    shows: dict[str, JsonTree] = {"catalog": wanted}
+    if manifest.replaces:
+        record = replace(record, price=sale, stock=pieces.pieces)
+        shows |= {"price": price_json(sale), "stock": stock_json(pieces.pieces)}
+    then: tuple[Ask, ...] = ()
+    if not manifest.replaces and (facts.binding is None or record.action is Action.ACTIVATE):
+        then = follow(facts.store, facts.sku, ("price", "stock"))
+    if record.action is Action.ACTIVATE and not manifest.replaces:
+        # Only whole replacements carry the registration along; else it is updated by the next attempt, when it moved.
+        known = (row.confirmed or {}).get("listing")
+        if known != wanted["listing"]:
+            then = (*then, *follow(facts.store, facts.sku, ("catalog",)))
+        record = replace(record, listing=None)
+        shows = {"catalog": {**wanted, "listing": known}, "price": None, "stock": None}
+    send = replace(
+        _send(facts, record, shows, BindingState.PUBLISHED, (*defaults, *_warnings(manifest, pieces))),
+        then=then,
+        refused_hash=_input_hash(record, mapping),
+    )
+    if _read_back(facts, record):
+        shown = facts.shown
+        remote, link = (shown.remote_id, shown.link) if shown else ("", "")
+        return taken(replace(send, then=follow(facts.store, facts.sku, ("price", "stock"))), Written(remote, link))[0]
+    if row.input_hash is not None and row.input_hash == send.refused_hash and row.intent is None:
+        return Ending("catalog", facts.sku, Refused((), send.refused_hash), "E3", binding=facts.adopted)
+    return send
+
+
+def _published(facts: Facts) -> bool:
+    return facts.listed is not None and facts.listed.state is BindingState.PUBLISHED
+
+
+def _warnings(manifest: Manifest, pieces: Quantity) -> tuple[Problem, ...]:
+    return pieces.warnings if manifest.replaces else ()
+
+
+def _action(facts: Facts) -> Action:
+    listed = facts.listed
+    if listed is None:
+        return Action.REGISTER
+    if listed.state is BindingState.DEACTIVATED and Action.ACTIVATE in facts.manifest.actions:
+        return Action.ACTIVATE
+    return Action.UPDATE
+
+
+def _read_back(facts: Facts, record: Record) -> bool:
+    """Does the marketplace show exactly what would be sent, so that only the pair is missing?"""
+    shown = facts.shown
+    if facts.binding is not None or shown is None or not shown.active or record.listing is None:
+        return False
+    if facts.manifest.replaces and (shown.price, shown.stock) != (record.price, record.stock):
+        return False
+    if shown.listing is not None:
+        return shown.listing == record.listing
+    begun = ((facts.row.intent or {}).get("record") or {}).get("listing")
+    return bool(begun == listing_json(record.listing))
+
+
+# ---------------------------------------------------------------- words and hashes
+
+
+def _send(
+    facts: Facts,
+    record: Record,
+    shows: dict[str, JsonTree],
+    state: BindingState,
+    notes: tuple[Problem, ...],
+) -> Send:
+    begun = (facts.row.intent or {}).get("record") or {}
+    if facts.row.reference and {**begun, "reference": record.reference} == record_json(record):
+        record = replace(record, reference=facts.row.reference)  # the same write once more, so that it can be told
+    creates = record.action is Action.REGISTER
+    story = _story(facts, "S1", notes)
+    return Send(
+        key=facts.sku,
+        contexts=("catalog",),
+        reference=record.reference,
+        record=record,
+        kind="offer" if facts.manifest.replaces else "listing",
+        story=replace(
+            story,
+            operation="Offer creation" if creates else OPERATIONS["catalog"],
+            problems=(),
+            translated=record_json(record),
+        ),
+        confirms=shows,
+        before={} if facts.row.confirmed is None else {"catalog": facts.row.confirmed},
+        binding_state=state,
+        product=facts.product.product if facts.product else (facts.listed.product if facts.listed else ""),
+        notes=notes,
+    )
+
+
+def _unseen(facts: Facts) -> Ending:
+    left = facts.manifest.visibility_delay - (facts.row.intent_age or 0.0)
+    return Ending("catalog", facts.sku, Unknown(f"a registration may still become visible for {left:.0f} s"))
+
+
+def _story(facts: Facts, code: str, problems: tuple[Problem, ...]) -> Story:
+    product, listed = facts.product, facts.listed
+    known = (facts.row.confirmed or {}).get("listing") or {}
+    source: dict[str, JsonTree] = {"product": None, "simulation": simulated_json(facts.offered)}
+    if product is not None:
+        shortened = replace(product, description=product.description[:SHOWN_DESCRIPTION])
+        source["product"] = asdict(shortened)
+    params = {
+        "sku": facts.sku,
+        "name": product.name if product else str(known.get("title", "")),
+        "marketplace": facts.manifest.title,
+        "channel": str(facts.channel),
+        "category": (product.category_path or product.category_name or product.category) if product else "",
+        "mapping": _mapping_link(facts.rules),
+        "errors": sentences(problems),
+        "remote": listed.remote_id if listed else "",
+        "link": listed.link if listed else "",
+    }
+    story = Story(OPERATIONS["catalog"], TO_MARKETPLACE, code, problems, source=source, params=params)
+    used = defaults_story(story, problems)
+    return replace(story, params={**params, **used[0].params}) if used else story
+
+
+def _mapping_link(rules: Rules) -> str:
+    return rules.mapping_link or "hub mappings import"
+
+
+def _gate_hash(problems: Sequence[Problem]) -> str:
+    return digest([problem.as_json() for problem in problems])
+
+
+def _input_hash(record: Record, mapping: MappedCategory) -> str:
+    return digest({"record": {**record_json(record), "reference": "", "remote_id": ""}, "mapping": mapping.version})

@@ -1,0 +1,294 @@
+"""Price and stock of one SKU: read together with one simulation, sent apart or as one record, as the marketplace wants.
+
+Both contexts are these three functions; what is a price's or a stock's own is in their files. The other side is asked
+only when VTEX's value is not what the marketplace is known to show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+from hub import messages
+from hub.contexts import price, stock
+from hub.contexts.step import (
+    OPERATIONS,
+    TO_MARKETPLACE,
+    Item,
+    Send,
+    Step,
+    deliver,
+    follow,
+    fresh_reference,
+    listing_from_json,
+    price_from_json,
+    record_json,
+    sentences,
+    settled,
+    waits_on,
+)
+from hub.errors import NotFound, Problem
+from hub.model import (
+    Action,
+    Ask,
+    Binding,
+    BindingState,
+    JsonTree,
+    Listing,
+    Price,
+    Record,
+    Row,
+    SimulatedItem,
+    Story,
+    digest,
+)
+from hub.outcome import Done, Ending, Parked, Refused
+from hub.ports import CartItem, Link, Manifest
+from hub.rules import Rules
+from hub.rules.inventory import Quantity
+from hub.rules.validation import availability
+
+QUIET_STATUSES = frozenset({"waiting", "parked"})
+"""A catalog row in one of these is on its way already: asking it again would change nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything `decide` needs to know of one SKU's price and stock.
+
+    `rows` are the claimed rows by context. `catalog_idle`: asking the catalogue would start something. `offered` is
+    what VTEX would sell now, `None` when it is absent. `listing` and `last_price` complete the records of a
+    marketplace that replaces whole offers.
+    """
+
+    store: int
+    channel: int
+    sku: str
+    manifest: Manifest
+    rules: Rules
+    rows: Mapping[str, Row]
+    references: Mapping[str, str] = field(default_factory=dict)
+    binding: Binding | None = None
+    catalog_idle: bool = False
+    offered: SimulatedItem | None = None
+    listing: Listing | None = None
+    last_price: Price | None = None
+
+    @property
+    def open_rows(self) -> Mapping[str, Row]:
+        """The rows whose answer is not known yet."""
+        return {
+            context: row
+            for context, row in self.rows.items()
+            if row.resolved is None and waits_on(row, self.manifest) is None
+        }
+
+    @property
+    def published(self) -> bool:
+        """The marketplace shows it."""
+        return self.binding is not None and self.binding.state is BindingState.PUBLISHED
+
+
+def read(link: Link, item: Item) -> Facts:
+    """Simulate one unit, without an address (6.2) – unless there is nothing to send it to."""
+    manifest = link.marketplace.manifest
+    rows = {context: row for context, row in item.rows.items() if context in (price.NAME, stock.NAME)}
+    references = {context: fresh_reference() for context in rows}
+    facts = Facts(link.store, link.sales_channel, item.key, manifest, link.rules, rows, references)
+    if not facts.open_rows:
+        return facts
+    facts = replace(facts, binding=link.states.binding(item.key))
+    if not facts.published:
+        return replace(facts, catalog_idle=_idle(link.states.row_status("catalog", item.key)))
+    facts = replace(facts, offered=link.vtex.simulate([CartItem(item.key)]).items.get(item.key))
+    return _completed(link, facts) if manifest.replaces else facts
+
+
+def _idle(row_status: tuple[str, str] | None) -> bool:
+    if row_status is None:
+        return True
+    work, status = row_status
+    return work == "i" and status not in QUIET_STATUSES
+
+
+def _completed(link: Link, facts: Facts) -> Facts:
+    """What a whole replacement needs besides price and stock: the registration that is listed, the price it shows."""
+    confirmed = link.states.confirmed("catalog", facts.sku)
+    listing = listing_from_json((confirmed or {}).get("listing"))
+    if listing is None:
+        listing = _rendered(link, facts.sku)
+    last = price_from_json(link.states.confirmed("price", facts.sku))
+    if last is None and price.wanted(facts.offered, facts.rules) is None:
+        shown = link.marketplace.show(facts.sku, facts.binding.remote_id if facts.binding else None)
+        last = shown.price if shown else None
+    idle = listing is not None or _idle(link.states.row_status("catalog", facts.sku))
+    return replace(facts, listing=listing, last_price=last, catalog_idle=idle)
+
+
+def _rendered(link: Link, sku: str) -> Listing | None:
+    """The registration as it should be, when what is listed is in doubt; `None` when it cannot be made."""
+    try:
+        product = link.vtex.product(sku)
+    except NotFound:
+        return None
+    mapping = link.states.mapped(product.category)
+    if mapping.remote is None:
+        return None
+    rendered = link.marketplace.render(product, mapping.remote, link.rules.listing)
+    return None if rendered.problems else rendered.listing
+
+
+def decide(facts: Facts) -> Sequence[Ending | Step]:
+    """What has to be sent so that the marketplace shows VTEX's price and stock; nothing when it does."""
+    endings: list[Ending | Step] = []
+    for context, row in facts.rows.items():
+        if row.resolved is not None:
+            endings += [ending for ending in settled(row.resolved) if ending.context == context]
+        elif (waiting := waits_on(row, facts.manifest)) is not None:
+            endings.append(Ending(context, facts.sku, waiting))
+    if facts.open_rows:
+        endings += _unpublished(facts) if _cannot_be_sent(facts) else _agree(facts)
+    return endings
+
+
+def write(link: Link, step: Step) -> Sequence[Ending]:
+    """Send the record."""
+    if not isinstance(step, Send):
+        raise TypeError(f"price and stock write records, not {type(step).__name__}")
+    return deliver(link, step)
+
+
+def _cannot_be_sent(facts: Facts) -> bool:
+    return not facts.published or (facts.manifest.replaces and facts.listing is None)
+
+
+def _unpublished(facts: Facts) -> list[Ending | Step]:
+    """Not on the marketplace: wait for the publication, and see to it when nobody does (design 4).
+
+    A deactivated listing keeps its zero; the catalogue is asked whether it may come back.
+    """
+    then: tuple[Ask, ...] = follow(facts.store, facts.sku, ("catalog",)) if facts.catalog_idle else ()
+    endings: list[Ending | Step] = []
+    for context in facts.open_rows:
+        if facts.binding is not None and facts.binding.state is BindingState.DEACTIVATED:
+            endings.append(Ending(context, facts.sku, Done(then)))
+        else:
+            endings.append(Ending(context, facts.sku, Parked(f"publication:{facts.sku}", then=then)))
+        then = ()
+    return endings
+
+
+def _agree(facts: Facts) -> list[Ending | Step]:
+    absent = availability(facts.offered, facts.sku, facts.channel, facts.rules.pricing)
+    asked = None if absent else price.wanted(facts.offered, facts.rules)
+    pieces = stock.wanted(None if absent else facts.offered, facts.rules, facts.manifest.max_stock)
+    pieces = replace(pieces, warnings=absent or pieces.warnings)
+    wanted: dict[str, JsonTree] = {stock.NAME: stock.snapshot(pieces)}
+    if asked is not None:
+        wanted[price.NAME] = price.snapshot(asked)
+
+    endings: list[Ending | Step] = []
+    changed: list[str] = []
+    for context, row in facts.open_rows.items():
+        if context not in wanted:
+            endings.append(_priceless(facts, row, absent))
+        elif row.intent is not None or row.confirmed != wanted[context]:
+            changed.append(context)
+        else:
+            endings.append(_unchanged(facts, context, row, pieces))
+    combined = facts.manifest.replaces or facts.manifest.offer == "combined"
+    for contexts in [tuple(changed)] if combined and changed else [(context,) for context in changed]:
+        endings += _sent(facts, contexts, wanted, asked, pieces, combined=combined)
+    return endings
+
+
+def _unchanged(facts: Facts, context: str, row: Row, pieces: Quantity) -> Ending:
+    """Nothing to send. VTEX announced a change that does not show: its answer may be stale, so look again (7.6)."""
+    looks = facts.rules.look_again
+    again = looks[row.looks] if (row.heard or row.looks > 0) and row.looks < len(looks) else None
+    warnings = pieces.warnings if context == stock.NAME else ()
+    return Ending(context, facts.sku, Done(look_again=again), messages.worst(_codes(warnings)), warnings)
+
+
+def _priceless(facts: Facts, row: Row, absent: tuple[Problem, ...]) -> Ending:
+    """VTEX has no price: none is sent, and the stock context sends the zero (PRC-06)."""
+    together = stock.NAME in facts.open_rows
+    then = () if together else follow(facts.store, facts.sku, (stock.NAME,))
+    refused = Refused(absent, digest([problem.as_json() for problem in absent]), then)
+    code = messages.worst(_codes(absent))
+    told = together or row.input_hash == refused.input_hash
+    stories = () if told else (_story(facts, price.NAME, code or "A1", absent, "no price"),)
+    return Ending(price.NAME, facts.sku, refused, code, absent, stories=stories)
+
+
+def _sent(
+    facts: Facts,
+    contexts: tuple[str, ...],
+    wanted: Mapping[str, JsonTree],
+    asked: Price | None,
+    pieces: Quantity,
+    *,
+    combined: bool,
+) -> Sequence[Ending | Step]:
+    record = Record(
+        facts.sku,
+        Action.OFFER,
+        facts.references[contexts[0]],
+        facts.binding.remote_id if facts.binding else None,
+        facts.listing if facts.manifest.replaces else None,
+        asked if combined or contexts == (price.NAME,) else None,
+        pieces.pieces if combined or contexts == (stock.NAME,) else None,
+    )
+    if facts.manifest.replaces and record.price is None:
+        record = replace(record, price=facts.last_price)
+    rows = [facts.open_rows[context] for context in contexts]
+    refused_hash = digest({**record_json(record), "reference": "", "remote_id": ""})
+    if all(row.input_hash == refused_hash and row.intent is None for row in rows):
+        # The same was refused before (RES-13); without problems, what was said about it stays as it was.
+        return [Ending(context, facts.sku, Refused((), refused_hash), "E3") for context in contexts]
+    notes = pieces.warnings if stock.NAME in contexts else ()
+    asks = [price.words(record.price)] if record.price else []
+    holds = [stock.words(pieces)] if record.stock is not None else []
+    send = Send(
+        key=facts.sku,
+        contexts=contexts,
+        reference=record.reference,
+        record=record,
+        kind="offer",
+        story=replace(
+            _story(facts, contexts[0], "S1", notes, ", ".join(asks + holds)),
+            problems=(),
+            translated=record_json(record),
+        ),
+        confirms=dict(wanted) if combined else {context: wanted[context] for context in contexts},
+        before={row.context: row.confirmed for row in rows if row.confirmed is not None},
+        notes=notes,
+        refused_hash=refused_hash,
+    )
+    return [send]
+
+
+def _codes(problems: Sequence[Problem]) -> list[str]:
+    return [problem.code for problem in problems]
+
+
+def _story(facts: Facts, context: str, code: str, problems: tuple[Problem, ...], words: str) -> Story:
+    binding = facts.binding
+    params = {
+        "sku": facts.sku,
+        "name": words,
+        "marketplace": facts.manifest.title,
+        "channel": str(facts.channel),
+        "errors": sentences(problems),
+        "remote": binding.remote_id if binding else "",
+        "link": binding.link if binding else "",
+    }
+    for problem in problems:
+        params |= problem.params
+    source = {"simulation": simulated_json(facts.offered)}
+    return Story(OPERATIONS[context], TO_MARKETPLACE, code, problems, source=source, params=params)
+
+
+def simulated_json(offered: SimulatedItem | None) -> JsonTree:
+    """What VTEX answered for one SKU, for logs; `None` when it was absent."""
+    return None if offered is None else asdict(offered)
