@@ -1,0 +1,129 @@
+-- May this call start now? Circuit, hold and token in one step, so that all processes agree.
+-- Times are microseconds of Redis' own clock. Nothing is written unless the call may start or has to wait for the limit.
+--
+-- KEYS[1]  circuit  hash: state, until, probe, probe_until, window, calls, … (see circuit.lua)
+-- KEYS[2]  failed   set of distinct failures since the last success
+-- KEYS[3]  hold     time until which the peer wants no call of this account and group
+-- KEYS[4]  limit    hash: tat = when the bucket is full again (GCRA), denied = when somebody last had to wait
+-- KEYS[5]  waiting  hash: store -> "when:rank" of the last time it had to wait
+-- KEYS[6]  served   hash: turn = number of the running turn, store -> calls it got in this turn
+-- KEYS[7]  kept     hash: ticket -> "calls:until:rank" that a claim keeps for itself
+-- ARGV[1]  call     id of this call; a probe is known by it
+-- ARGV[2]  probe    how long a probe may take before another may be sent
+-- ARGV[3]  interval between two calls; 0: no limit
+-- ARGV[4]  depth    of the bucket: burst × interval
+-- ARGV[5]  horizon  how far ahead this rank may book
+-- ARGV[6]  rank     order of service, 0 goes first
+-- ARGV[7]  spare    what this rank must leave in the bucket
+-- ARGV[8]  store
+-- ARGV[9]  ticket   of the claim that this call belongs to, or empty
+-- ARGV[10] turn     length of a turn
+--
+-- Returns {1 go | 2 circuit open | 3 held | 4 limit, wait, failures so far, 1 when this call is the probe}.
+
+local function whole(number) return string.format('%.0f', number) end
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+
+local circuit = redis.call('HMGET', KEYS[1], 'state', 'until', 'probe_until', 'window')
+local probing = 0
+if circuit[1] == 'open' then
+  local till = tonumber(circuit[2])
+  if now < till then return {2, till - now, 0, 0} end
+  probing = 1
+elseif circuit[1] == 'half-open' then
+  local till = tonumber(circuit[3] or 0)
+  if now < till then return {2, till - now, 0, 1} end
+  probing = 1
+end
+
+local hold = tonumber(redis.call('GET', KEYS[3]) or 0)
+if now < hold then return {3, hold - now, 0, 0} end
+
+local interval, depth, horizon = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local rank, spare, store, ticket = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9]
+local wait = 0
+if interval > 0 then
+  local turn = tonumber(ARGV[10])
+  local limit = redis.call('HMGET', KEYS[4], 'tat', 'denied')
+  local tat, denied = tonumber(limit[1] or 0), tonumber(limit[2] or 0)
+
+  local kept, mine = 0, nil
+  local reservations = redis.call('HGETALL', KEYS[7])
+  for at = 1, #reservations, 2 do
+    local calls, till, their_rank = string.match(reservations[at + 1], '^(%d+):(%d+):(%d+)$')
+    if tonumber(till) <= now then
+      redis.call('HDEL', KEYS[7], reservations[at])
+    elseif reservations[at] == ticket then
+      mine = {tonumber(calls), till, their_rank}
+    elseif tonumber(their_rank) <= rank then
+      kept = kept + tonumber(calls)
+    end
+  end
+  if mine then kept, spare, horizon = 0, 0, math.max(horizon, 1000000) end
+
+  wait = math.max(tat, now - spare) + interval + kept * interval - depth - now + spare
+
+  local others, share, over = 0, 0, false
+  if now - denied < turn then
+    local waiting = redis.call('HGETALL', KEYS[5])
+    for at = 1, #waiting, 2 do
+      local since, their_rank = string.match(waiting[at + 1], '^(%d+):(%d+)$')
+      if now - tonumber(since) >= turn then
+        redis.call('HDEL', KEYS[5], waiting[at])
+      elseif waiting[at] ~= store and tonumber(their_rank) <= rank then
+        others = others + 1
+      end
+    end
+    if others > 0 then
+      local number = whole(math.floor(now / turn))
+      if redis.call('HGET', KEYS[6], 'turn') ~= number then
+        redis.call('DEL', KEYS[6])
+        redis.call('HSET', KEYS[6], 'turn', number)
+      end
+      share = math.max(1, math.floor(turn / interval / (others + 1)))
+      if not mine and tonumber(redis.call('HGET', KEYS[6], ':' .. store) or 0) >= share then
+        over = true
+        wait = math.max(wait, (tonumber(number) + 1) * turn - now)
+      end
+    end
+  end
+
+  if over or wait > math.max(horizon, 0) then
+    local last = redis.call('HGET', KEYS[5], store)
+    local best = rank
+    if last then
+      local since, their_rank = string.match(last, '^(%d+):(%d+)$')
+      if now - tonumber(since) < turn then best = math.min(best, tonumber(their_rank)) end
+    end
+    redis.call('HSET', KEYS[5], store, whole(now) .. ':' .. best)
+    redis.call('HSET', KEYS[4], 'denied', whole(now))
+    redis.call('PEXPIRE', KEYS[5], math.ceil(turn / 500))
+    redis.call('PEXPIRE', KEYS[4], math.ceil((math.max(tat - now, 0) + turn) / 1000) + 1000)
+    return {4, math.ceil(wait), 0, 0}
+  end
+
+  wait = math.max(0, math.ceil(wait))
+  tat = math.max(tat, now) + interval
+  redis.call('HSET', KEYS[4], 'tat', whole(tat))
+  redis.call('PEXPIRE', KEYS[4], math.ceil((tat - now + turn) / 1000) + 1000)
+  if others > 0 then
+    redis.call('HINCRBY', KEYS[6], ':' .. store, 1)
+    redis.call('PEXPIRE', KEYS[6], math.ceil(turn / 500))
+  end
+  if mine then
+    if mine[1] > 1 then
+      redis.call('HSET', KEYS[7], ticket, (mine[1] - 1) .. ':' .. mine[2] .. ':' .. mine[3])
+    else
+      redis.call('HDEL', KEYS[7], ticket)
+    end
+  end
+end
+
+if probing == 1 then
+  redis.call('HSET', KEYS[1], 'state', 'half-open', 'probe', ARGV[1], 'probe_until', whole(now + wait + ARGV[2]))
+  return {1, wait, 0, 1}
+end
+if circuit[4] then redis.call('HINCRBY', KEYS[1], 'calls', 1) end
+return {1, wait, redis.call('SCARD', KEYS[2]), 0}

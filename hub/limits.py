@@ -1,0 +1,287 @@
+"""Nobody calls a peer more often than its account may, whatever the number of stores, processes and machines.
+
+A limit belongs to the account that VTEX or the marketplace's manifest names. It is one bucket in Redis (GCRA, exact
+microseconds of Redis' clock), so that everybody sees the same. Nobody books further ahead than `LONGEST_SLEEP`.
+
+**Order of service** (design 5): order, fulfilment, stock, price, catalog, load. The less important a context, the
+less far ahead it may book, so that what is more important always finds a place before it. A load – and catalog work
+that a load asked for – leaves a fifth of the bucket untouched and books nothing ahead.
+
+**Turns**: while a store has to wait, every other store of the same account gets no more than its equal part of each
+turn (a second, or four calls where calls are rarer). A store that waits for less important work does not count. Nobody
+waits: whoever asks gets everything.
+
+**Holds**: after a 429, or when rate headers say that nothing is left, no process calls that account and group before
+the time that the peer named.
+
+While Redis is away every process goes on alone, with a quarter of each budget, and asks for Redis once a second.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+from redis.retry import Retry
+
+log = logging.getLogger(__name__)
+
+LONGEST_SLEEP = 1.0
+"""Seconds that a call may wait for its token while it holds a thread; more is `Throttled`."""
+LONGEST_HOLD = 900.0
+"""Seconds; a peer that names a later time is asked again then."""
+SPENT = 0.95
+"""The part of a peer's rate that we use: calls granted evenly arrive a little unevenly."""
+ALONE = 0.25
+"""The part of a budget that one process uses while Redis is away: others do the same."""
+ROOM_LIFE = 5.0
+"""Seconds that room kept for a claim stays kept."""
+
+RANKS = {"order": 0, "fulfilment": 1, "stock": 2, "lot": 2, "price": 3, "catalog": 4, "load": 5}
+"""Order of service; what is not named here comes with catalog."""
+LOAD = RANKS["load"]
+HORIZONS = (1.0, 0.9, 0.8, 0.7, 0.5, 0.0)
+"""How far ahead each rank may book, in seconds."""
+
+
+def rank_of(context: str, *, for_load: bool = False) -> int:
+    """The place of a context in the order of service; `for_load` when a load asked for the work."""
+    return LOAD if for_load else RANKS.get(context, RANKS["catalog"])
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """`rate` calls per second with `burst`, shared by everybody who names the same `account`; rate 0: no limit.
+
+    In any second at most `rate` × 0.95 + `burst` calls start.
+    """
+
+    account: str
+    rate: float = 0.0
+    burst: int = 1
+
+    @property
+    def interval(self) -> float:
+        """Microseconds between two calls."""
+        return 1e6 / (self.rate * SPENT) if self.rate > 0 else 0.0
+
+    @property
+    def depth(self) -> float:
+        """The bucket in microseconds."""
+        return self.interval * max(1, self.burst)
+
+    @property
+    def turn(self) -> float:
+        """Length of a turn in microseconds."""
+        return max(1e6, 4 * self.interval)
+
+    def spare(self, rank: int) -> float:
+        """What a rank must leave in the bucket, in microseconds."""
+        return self.depth / 5 if rank >= LOAD else 0.0
+
+
+class Room(NamedTuple):
+    """Calls a claim may make now. `granted` 0: nothing before `wait` seconds. `ticket` goes into `Calling.ticket`."""
+
+    granted: int
+    wait: float
+    ticket: str = ""
+
+
+class Script:
+    """A Lua file next to this module, known to Redis by its digest."""
+
+    def __init__(self, name: str) -> None:
+        self.text = Path(__file__).with_name(name).read_text(encoding="utf-8")
+        self.digest = ""
+
+
+class Board:
+    """What all processes know together: Redis, or nothing while it is away. Never raises an error of Redis.
+
+    One client per process with time-outs of half a second; while Redis is away one thread asks for it once a second.
+    """
+
+    def __init__(self, server: str | redis.Redis | None, *, again_after: float = 1.0) -> None:
+        self._client = _client(server) if isinstance(server, str) else server
+        self._again_after = again_after
+        self._away_until = 0.0
+        self._away = False
+        self._lock = threading.Lock()
+
+    @property
+    def away(self) -> bool:
+        """True while every process is on its own."""
+        return self._client is None or self._away
+
+    def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> list[int] | None:
+        """What the script answers; `None` while Redis is away."""
+        return self._ask(lambda client: _evaluate(client, script, keys, args))
+
+    def ask(self, *command: str) -> Any:
+        """What one command answers (bytes); `None` while Redis is away."""
+        return self._ask(lambda client: client.execute_command(*command))
+
+    def _ask(self, question: Any) -> Any:
+        if self._client is None or not self._may_ask():
+            return None
+        try:
+            answer = question(self._client)
+        except (RedisError, OSError) as error:
+            with self._lock:
+                first, self._away = not self._away, True
+                self._away_until = time.monotonic() + self._again_after
+            if first:
+                log.warning("Redis is away (%s): limits and circuits are kept by each process", type(error).__name__)
+            return None
+        if self._away:
+            with self._lock:
+                self._away = False
+            log.warning("Redis is back: limits and circuits are shared again")
+        return answer
+
+    def _may_ask(self) -> bool:
+        if not self._away:
+            return True
+        with self._lock:
+            now = time.monotonic()
+            if now < self._away_until:
+                return False
+            self._away_until = now + self._again_after
+            return True
+
+    def close(self) -> None:
+        """Give the connections back."""
+        if self._client is not None:
+            self._client.close()
+
+
+def _client(url: str) -> redis.Redis:
+    # One retry, and none after a time-out: a connection that a restarted Redis has closed is replaced at once.
+    retry = Retry(NoBackoff(), 1, supported_errors=(redis.exceptions.ConnectionError,))
+    return redis.Redis.from_url(
+        url, socket_timeout=0.5, socket_connect_timeout=0.5, retry=retry, decode_responses=False, protocol=2
+    )
+
+
+def _evaluate(client: redis.Redis, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    if script.digest:
+        try:
+            return client.execute_command("EVALSHA", script.digest, len(keys), *keys, *args)
+        except NoScriptError:
+            pass  # restarted meanwhile: the text goes along once
+    script.digest = str(client.script_load(script.text))
+    return client.execute_command("EVAL", script.text, len(keys), *keys, *args)
+
+
+class Limits:
+    """Budgets and holds. The token itself is taken together with the circuit's word, in `hub/admit.lua`."""
+
+    def __init__(self, board: Board, prefix: str) -> None:
+        self._board = board
+        self._prefix = prefix
+        self._room = Script("room.lua")
+        self._hold = Script("hold.lua")
+        self._budgets: dict[str, Budget] = {}
+        self._numbers = itertools.count(1)
+        self._process = uuid.uuid4().hex[:8]
+        self._lock = threading.Lock()
+        self._alone_tat: dict[str, float] = {}
+        self._alone_holds: dict[tuple[str, str], float] = {}
+
+    def register(self, budget: Budget) -> None:
+        """Say what an account may spend; the last word counts."""
+        self._budgets[budget.account] = budget
+
+    def key(self, kind: str, account: str) -> str:
+        """The Redis key of an account's `limit`, `waiting`, `served` or `kept`."""
+        return f"{self._prefix}:{kind}:{account}"
+
+    def hold_key(self, account: str, group: str) -> str:
+        """The Redis key of a hold."""
+        return f"{self._prefix}:hold:{account}:{group}"
+
+    def room(self, account: str, want: int, context: str, *, group: str = "default", for_load: bool = False) -> Room:
+        """Keep room for up to `want` calls of a claim that is about to start; an unknown account has no limit.
+
+        What is kept is kept for five seconds or until `release`. Each call still takes its own token, those with the
+        ticket first. While Redis is away nothing can be kept and only what a process may do alone is granted.
+        """
+        budget = self._budgets.get(account)
+        if want < 1 or budget is None:
+            return Room(want, 0.0)
+        rank = rank_of(context, for_load=for_load)
+        ticket = f"{self._process}{next(self._numbers)}"
+        answer = self._board.run(
+            self._room,
+            (self.hold_key(account, group), self.key("limit", account), self.key("kept", account)),
+            (
+                budget.interval, budget.depth, HORIZONS[rank] * 1e6, rank, budget.spare(rank),
+                want, ticket, int(ROOM_LIFE * 1e6),
+            ),
+        )  # fmt: skip
+        if answer is not None:
+            return Room(answer[0], answer[1] / 1e6, ticket if answer[0] and budget.rate > 0 else "")
+        held = self.alone_hold(account, group)
+        if held > 0:
+            return Room(0, held)
+        with self._lock:
+            ahead, interval, depth = self._alone(budget, rank)
+        granted = min(want, int((depth + HORIZONS[rank] - ahead) / interval)) if interval > 0 else want
+        return Room(granted, 0.0) if granted > 0 else Room(0, ahead + interval - depth - HORIZONS[rank])
+
+    def release(self, account: str, ticket: str) -> None:
+        """Give back what a claim has not used of its room."""
+        if ticket:
+            self._board.ask("HDEL", self.key("kept", account), ticket)
+
+    def hold(self, account: str, group: str, seconds: float) -> None:
+        """No call of this account and group by any process for so many seconds, at most `LONGEST_HOLD`."""
+        seconds = min(seconds, LONGEST_HOLD)
+        if seconds <= 0:
+            return
+        with self._lock:
+            till = time.monotonic() + seconds
+            self._alone_holds = {at: ends for at, ends in self._alone_holds.items() if ends > till - seconds}
+            self._alone_holds[account, group] = max(till, self._alone_holds.get((account, group), 0.0))
+        self._board.run(self._hold, (self.hold_key(account, group),), (int(seconds * 1e6),))
+
+    def held(self, account: str, group: str = "default") -> float:
+        """Seconds that a hold still lasts; 0 when there is none."""
+        answer = self._board.run(self._hold, (self.hold_key(account, group),), (0,))
+        return answer[0] / 1e6 if answer is not None else self.alone_hold(account, group)
+
+    # – alone, while Redis is away; seconds of this process' clock
+
+    def alone_hold(self, account: str, group: str) -> float:
+        """Seconds that a hold this process has heard of still lasts."""
+        return max(0.0, self._alone_holds.get((account, group), 0.0) - time.monotonic())
+
+    def alone_take(self, budget: Budget, rank: int) -> tuple[bool, float]:
+        """(granted, wait in seconds): a token of what this process may spend alone."""
+        with self._lock:
+            ahead, interval, depth = self._alone(budget, rank)
+            wait = ahead + interval - depth
+            if wait > HORIZONS[rank]:
+                return False, wait
+            now = time.monotonic()
+            self._alone_tat[budget.account] = max(self._alone_tat.get(budget.account, 0.0), now) + interval
+            return True, max(0.0, wait)
+
+    def _alone(self, budget: Budget, rank: int) -> tuple[float, float, float]:
+        """(how full the bucket is, interval, depth) in seconds; the last fifth counts as full for a load."""
+        interval = budget.interval / ALONE / 1e6
+        depth = interval * max(1, int(budget.burst * ALONE))
+        spare = depth / 5 if rank >= LOAD else 0.0
+        now = time.monotonic()
+        return max(self._alone_tat.get(budget.account, 0.0), now - spare) - now + spare, interval, depth

@@ -1,0 +1,42 @@
+-- Keep room for a claim before it starts: how many of the wanted calls can start within the horizon?
+-- The calls still take their tokens one by one (admit.lua); others leave room for what is kept.
+--
+-- KEYS[1]  hold     as in admit.lua
+-- KEYS[2]  limit    as in admit.lua
+-- KEYS[3]  kept     as in admit.lua
+-- ARGV[1]  interval   ARGV[2] depth   ARGV[3] horizon   ARGV[4] rank   ARGV[5] spare   (as in admit.lua)
+-- ARGV[6]  want     calls
+-- ARGV[7]  ticket   under which they are kept
+-- ARGV[8]  life     how long they are kept at most
+--
+-- Returns {calls granted, wait until at least one more can be}.
+
+local function whole(number) return string.format('%.0f', number) end
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local hold = tonumber(redis.call('GET', KEYS[1]) or 0)
+if now < hold then return {0, hold - now} end
+
+local interval, depth, horizon = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local rank, spare, want = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+if interval == 0 then return {want, 0} end
+
+local kept = 0
+local reservations = redis.call('HGETALL', KEYS[3])
+for at = 1, #reservations, 2 do
+  local calls, till, their_rank = string.match(reservations[at + 1], '^(%d+):(%d+):(%d+)$')
+  if tonumber(till) <= now then
+    redis.call('HDEL', KEYS[3], reservations[at])
+  elseif tonumber(their_rank) <= rank then
+    kept = kept + tonumber(calls)
+  end
+end
+
+local tat = tonumber(redis.call('HGET', KEYS[2], 'tat') or 0)
+local taken = math.max(tat, now - spare) - now + kept * interval + spare
+local granted = math.min(want, math.floor((depth + horizon - taken) / interval))
+if granted < 1 then return {0, math.ceil(taken + interval - depth - horizon)} end
+redis.call('HSET', KEYS[3], ARGV[7], granted .. ':' .. whole(now + ARGV[8]) .. ':' .. rank)
+redis.call('PEXPIRE', KEYS[3], math.ceil(ARGV[8] / 1000) * 2)
+return {granted, 0}

@@ -1,0 +1,217 @@
+"""No call outlasts its total deadline, whatever the peer does: name, connection, TLS, request, headers and body.
+
+`requests` limits only the pause between two bytes, so a peer that drips holds a thread for ever. Here every wait on the
+socket of a call gets no more than what is left until the call's deadline, which the calling thread has set before. No
+watchdog, no second thread: there is nothing that could cut the next call by mistake.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import queue
+import socket
+import ssl
+import threading
+import time
+from collections import OrderedDict
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3 import PoolManager
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.util.ssl_ import create_urllib3_context
+
+SESSIONS_PER_THREAD = 64
+"""Hosts that a thread keeps a connection to; the one not used for longest goes first."""
+
+
+class Watch(threading.local):
+    """What the running call of this thread may still take. `sent`: a byte of the request has been handed over."""
+
+    deadline: float = 0.0
+    connect: float = 5.0
+    sent: bool = False
+
+    def begin(self, total: float, connect: float) -> None:
+        """A call begins: `total` seconds from now for everything, `connect` of them for the connection."""
+        self.deadline = time.monotonic() + total
+        self.connect = connect
+        self.sent = False
+
+    def left(self) -> float:
+        """Seconds left; raises TimeoutError when there are none."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("total deadline")
+        return left
+
+
+watch = Watch()
+
+
+class _Timed:
+    """A socket whose every wait ends with the call's deadline."""
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        self.settimeout(watch.left())  # type: ignore[attr-defined]  # mixed into a socket
+        return super().recv_into(*args, **kwargs)  # type: ignore[misc, no-any-return]  # mixed into a socket
+
+    def send(self, *args: Any, **kwargs: Any) -> int:
+        self.settimeout(watch.left())  # type: ignore[attr-defined]  # mixed into a socket
+        watch.sent = True
+        return super().send(*args, **kwargs)  # type: ignore[misc, no-any-return]  # mixed into a socket
+
+    def sendall(self, *args: Any, **kwargs: Any) -> None:
+        self.settimeout(watch.left())  # type: ignore[attr-defined]  # mixed into a socket
+        watch.sent = True
+        super().sendall(*args, **kwargs)  # type: ignore[misc]  # mixed into a socket
+
+
+class _PlainSocket(_Timed, socket.socket):
+    pass
+
+
+class _TlsSocket(_Timed, ssl.SSLSocket):
+    pass
+
+
+def _addresses(host: str, port: int, within: float) -> list[Any]:
+    """`getaddrinfo` with a time limit: the system's own may take half a minute."""
+    host = host.strip("[]")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    else:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    answer: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            answer.put(error if isinstance(error, OSError) else socket.gaierror(str(error)))
+
+    threading.Thread(target=ask, name="resolve", daemon=True).start()
+    try:
+        found = answer.get(timeout=within)
+    except queue.Empty:
+        raise TimeoutError("name") from None
+    if isinstance(found, OSError):
+        raise found
+    return found
+
+
+def _connected(connection: HTTPConnection) -> socket.socket:
+    """A connection to any address of the host, all tries together within the time for connecting."""
+    until = min(time.monotonic() + watch.connect, watch.deadline)
+    last: OSError = TimeoutError("connect")
+    try:
+        addresses = _addresses(connection.host, connection.port or 80, until - time.monotonic())
+        for family, kind, protocol, _, address in addresses:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("connect")
+            sock = _PlainSocket(family, kind, protocol)
+            try:
+                for option in connection.socket_options or ():
+                    sock.setsockopt(*option)
+                sock.settimeout(left)
+                sock.connect(address)
+                sock.settimeout(max(until - time.monotonic(), 0.001))  # TLS is part of connecting
+            except OSError as error:
+                sock.close()
+                last = error
+            else:
+                return sock
+        raise last
+    except socket.gaierror as error:
+        raise NameResolutionError(connection.host, connection, error) from error
+    except TimeoutError as error:
+        raise ConnectTimeoutError(connection, "no connection in time") from error
+    except OSError as error:
+        raise NewConnectionError(connection, "no connection") from error
+
+
+class _Plain(HTTPConnection):
+    def _new_conn(self) -> socket.socket:
+        return _connected(self)
+
+
+class _Tls(HTTPSConnection):
+    def _new_conn(self) -> socket.socket:
+        return _connected(self)
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _Plain
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _Tls
+
+
+def tls(verify: bool | str = True) -> ssl.SSLContext:
+    """TLS that checks the peer's certificate against certifi's list, or the file that `verify` names.
+
+    `False` checks nothing: for a peer on this machine.
+    """
+    context = create_urllib3_context()
+    context.sslsocket_class = _TlsSocket
+    if verify is False:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    else:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.check_hostname = True
+        context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH if verify is True else verify)
+    return context
+
+
+class _Adapter(HTTPAdapter):
+    """Our sockets, our TLS, no retries. The list of authorities is read once, not with every connection."""
+
+    def __init__(self, context: ssl.SSLContext | None, connections: int) -> None:
+        self._context = context
+        super().__init__(pool_connections=2, pool_maxsize=connections, max_retries=0)
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **_: Any) -> None:
+        self.poolmanager = PoolManager(
+            num_pools=connections, maxsize=maxsize, block=block, ssl_context=self._context, retries=False
+        )
+        self.poolmanager.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:  # noqa: ARG002 – requests' signature
+        conn.cert_reqs = ssl.CERT_REQUIRED if self._context is None else self._context.verify_mode
+        conn.ca_certs = conn.ca_cert_dir = None
+
+
+class Sessions(threading.local):
+    """One session per thread and host: no proxy and no password file of the environment, no cookies, no redirects."""
+
+    def __init__(self, connections: int) -> None:
+        self._connections = connections
+        self._sessions: OrderedDict[tuple[str, int], requests.Session] = OrderedDict()
+
+    def of(self, host: str, context: ssl.SSLContext | None) -> requests.Session:
+        """This thread's session for a host (scheme, name and port)."""
+        key = host, id(context)
+        session = self._sessions.get(key)
+        if session is None:
+            session = requests.Session()
+            session.trust_env = False
+            session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # stores share marketplace hosts
+            session.headers.clear()
+            adapter = _Adapter(context, self._connections)
+            session.mount("https://", adapter)
+            session.mount("http://", adapter)
+            self._sessions[key] = session
+            if len(self._sessions) > SESSIONS_PER_THREAD:
+                self._sessions.popitem(last=False)[1].close()
+        self._sessions.move_to_end(key)
+        return session
