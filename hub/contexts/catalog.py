@@ -153,7 +153,7 @@ def decide(facts: Facts) -> Sequence[Ending | Step]:
     if facts.row.resolved is not None:
         return settled(facts.row.resolved)
     if (waiting := waits_on(facts.row, facts.manifest)) is not None:
-        return (Ending("catalog", facts.sku, waiting),)
+        return (Ending("catalog", facts.sku, waiting, "P0"),)
     barred = standing(facts.product, facts.sku, facts.channel)
     if barred:
         return _withdraw(facts, barred)

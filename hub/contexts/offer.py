@@ -145,7 +145,7 @@ def decide(facts: Facts) -> Sequence[Ending | Step]:
         if row.resolved is not None:
             endings += [ending for ending in settled(row.resolved) if ending.context == context]
         elif (waiting := waits_on(row, facts.manifest)) is not None:
-            endings.append(Ending(context, facts.sku, waiting))
+            endings.append(Ending(context, facts.sku, waiting, "P0"))
     if facts.open_rows:
         endings += _unpublished(facts) if _cannot_be_sent(facts) else _agree(facts)
     return endings
