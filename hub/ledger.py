@@ -316,7 +316,7 @@ class Ledger:
 
         def once() -> frozenset[Pair]:
             with self.pool.connection() as db:
-                return frozenset(db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), asks, self.slot)).fetchall())  # type: ignore[arg-type]  # two columns
+                return frozenset(db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), asks, self.slot)).fetchall())
 
         with translated():
             return retrying(once)
@@ -350,24 +350,27 @@ class Ledger:
             outcomes = _lot_outcomes(db, lots, [row[2] for row in rows]) if lots else {}
         items: dict[str, dict[str, Row]] = {}
         for row in rows:
+            resolved = outcomes.get((row[10] or "", row[1], row[2]))
+            # A record that failed for no fault of its own is no answer: its row fails and is sent again later.
+            again = resolved is not None and resolved.retry
             items.setdefault(row[2], {})[row[1]] = Row(
                 context=row[1],
                 key=row[2],
                 asked=row[3],
-                status=row[4],
+                status="delayed" if again else row[4],
                 attempts=row[5],
                 urgency=row[6],
                 heard=row[7],
                 looks=row[8],
                 pending_seconds=row[9],
-                ticket=row[10],
+                ticket=None if again else row[10],
                 input_hash=row[11],
                 reference=row[12],
                 intent=row[13],
                 intent_age=row[14],
                 confirmed=row[15],
                 marked=bool(row[16]),
-                resolved=outcomes.get((row[10] or "", row[1], row[2])),
+                resolved=resolved,
             )
         return Claim(int(rows[0][0]), store, context, lane, seconds, items)
 
@@ -644,7 +647,7 @@ class Ledger:
                          where s.store = p.store and s.context = p.context and s.work = 'p' limit 1000) x)
                 from pair p
                 """
-            ).fetchall()  # type: ignore[return-value]  # three columns
+            ).fetchall()
 
     # ---------------------------------------------------------------- gates
 
@@ -791,6 +794,8 @@ def _remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, Ne
         ]
         if isinstance(outcome, Done) and not (before.marked or taught or ending.problems or ending.definite):
             continue
+        if isinstance(outcome, Refused) and outcome.input_hash == before.input_hash and not ending.problems:
+            continue  # the same was refused before and not sent again (RES-13): what was said then still holds
         # An intent that was open before this attempt stays in doubt until the marketplace answers for good.
         definite = taught or ending.definite
         clears = definite or (before.intent is None and not isinstance(outcome, (Failed, Unknown, Waiting)))
@@ -966,5 +971,6 @@ def _lot_outcomes(
                 written=Written(**written) if written else None,
                 problems=tuple(Problem.from_json(problem) for problem in outcome.get("problems", ())),
                 record=record,
+                retry=bool(outcome.get("retry")),
             )
     return found

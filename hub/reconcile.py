@@ -20,7 +20,8 @@ from hub.contexts import CONTEXTS, Context
 from hub.contexts.step import Item, Send, Step
 from hub.errors import AuthLost, HubError, LeaseLost, NotNow, Problem, Refusal, Unavailable, UnknownOutcome
 from hub.ledger import Claim, Ledger, Pair
-from hub.model import Row, Story
+from hub.limits import Room
+from hub.model import Row, Story, Urgency
 from hub.outcome import Ending, Failed, Locked, NextRow, Outcome, Postponed, Refused, Released, Unknown, Waiting, settle
 from hub.ports import Link
 from hub.settings import ContextSettings
@@ -60,10 +61,16 @@ class Heart(Protocol):
 
 
 class Brakes(Protocol):
-    """What may forbid a store's work for a while: its circuits."""
+    """What may forbid a store's work for a while: its circuits and its budgets."""
 
-    def shut_for(self, store: str) -> float | None:
+    def shut_for(self, slug: str) -> float | None:
         """Seconds until the store may be tried; 0 when one key may try; `None` while everything is closed."""
+
+    def keep_room(self, slug: str, context: str, want: int) -> Room:
+        """Reserve calls of the store's budget before a claim starts."""
+
+    def give_back(self, slug: str, room: Room) -> None:
+        """What a claim has not used of its room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +110,24 @@ class Reconciler:
 
     def attempt(self, link: Link, name: str, *, first: bool) -> Report:
         """Take up to a claim's worth of keys and bring each to its end. `first`: a small claim, others are waiting."""
-        shut = self.brakes.shut_for(link.slug)
-        if shut:
-            return Report(link.slug, name, Counter(), brake=shut)
         settings, context = self.contexts[name], CONTEXTS[name]
         limit = settings.first_claim if first else settings.more_claim
-        if shut is not None:
-            limit = 1
+        if settings.pool != "orders":  # an order needs more than the side that is shut; its own calls tell
+            shut = self.brakes.shut_for(link.slug)
+            if shut:
+                return Report(link.slug, name, Counter(), brake=shut)
+            if shut is not None:
+                limit = 1
+        room = self.brakes.keep_room(link.slug, name, limit)
+        if room.granted < 1:
+            return Report(link.slug, name, Counter(), brake=room.wait)
+        try:
+            return self._claimed(link, context, settings, min(limit, room.granted), room.ticket)
+        finally:
+            self.brakes.give_back(link.slug, room)
+
+    def _claimed(self, link: Link, context: Context, settings: ContextSettings, limit: int, ticket: str) -> Report:
+        name = context.name
         started = self.monotonic()
         claim = self.ledger.claim(
             link.store,
@@ -122,7 +140,9 @@ class Reconciler:
         if claim is None:
             return Report(link.slug, name, Counter())
         ends = started + settings.deadline
-        attempt = _Attempt(self, link, claim, context, lambda: min(ends - self.monotonic(), self.heart.remaining()))
+        attempt = _Attempt(
+            self, link, claim, context, ticket, lambda: min(ends - self.monotonic(), self.heart.remaining())
+        )
         endings = attempt.run()
         rows = [self._with_death(ending, self._next(claim, ending)) for ending in endings]
         settled = self.ledger.settle(claim, rows)
@@ -163,6 +183,7 @@ class _Attempt:
     link: Link
     claim: Claim
     context: Context
+    ticket: str
     remaining: Callable[[], float]
 
     def run(self) -> list[Ending]:
@@ -172,7 +193,7 @@ class _Attempt:
         steps: list[Step] = []
         for decided in self._each(self._look, items):
             for decision in decided:
-                (steps if isinstance(decision, Step) else endings).append(decision)  # type: ignore[arg-type]  # sorted here
+                (steps if isinstance(decision, Step) else endings).append(decision)
         lots = self.link.marketplace.manifest.lots
         records = [step for step in steps if isinstance(step, Send)] if lots is not None else []
         if records:
@@ -200,6 +221,10 @@ class _Attempt:
         if worn > alive and all(row.status != "dead" for row in item.rows.values()):
             why = f"the process that worked on it ended {worn - alive} times too often"
             return [Ending(name, item.key, Failed(why), "H0") for name in item.rows]
+        failed = [row.resolved for row in item.rows.values() if row.resolved is not None and row.resolved.retry]
+        if failed:
+            why = "; ".join(problem.sentence() for problem in failed[0].problems) or "the lot failed"
+            return [self._ending(name, item.key, Failed(why), ()) for name in item.rows]
         waiting = [self._unanswered(item.key, row) for row in item.rows.values()]
         if all(waiting):
             return [ending for ending in waiting if ending]
@@ -256,7 +281,9 @@ class _Attempt:
         self, key: str, contexts: tuple[str, ...], what: Callable[[], Sequence[Ending | Step]]
     ) -> Sequence[Any]:
         """Do it with this key's lease in force; an error becomes the ending of each of its rows."""
-        token = calling.set(Calling(self.link.slug, self.claim.context, self.remaining, key))
+        token = calling.set(
+            Calling(self.link.slug, self.claim.context, self.remaining, key, self._for_load(key), self.ticket)
+        )
         try:
             return what()
         except HubError as error:
@@ -269,6 +296,11 @@ class _Attempt:
         finally:
             calling.reset(token)
         return [self._ending(context, key, outcome, problems) for context in contexts]
+
+    def _for_load(self, key: str) -> bool:
+        """A load asked for it, so it never takes the last fifth of a budget (design 5)."""
+        rows = self.claim.items.get(key, {})
+        return bool(rows) and all(row.urgency >= Urgency.LOAD for row in rows.values())
 
     def _ending(self, context: str, key: str, outcome: Outcome, problems: tuple[Problem, ...]) -> Ending:
         """A row's ending by an error, with what the logs endpoint tells of it."""

@@ -18,6 +18,7 @@ from psycopg_pool import ConnectionPool
 
 from hub.db import translated
 from hub.errors import Problem
+from hub.integration import integration_answer
 from hub.ledger import NOTICES_AND_ENQUEUE, Claim, Pair, enqueue_parameters
 from hub.model import (
     Address,
@@ -257,9 +258,7 @@ class StoreStates:
             ]
             asks = [Ask(self.store, "catalog", sku, "load", Urgency.LOAD) for sku in fresh]
             if asks:
-                self.touched |= set(
-                    db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), asks, self.slot)).fetchall()  # type: ignore[arg-type]  # two columns
-                )
+                self.touched |= set(db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), asks, self.slot)).fetchall())
                 db.execute(
                     """
                     update run_keys r set asked = s.asked from states s
@@ -338,7 +337,7 @@ class StoreStates:
                     db.execute("update lots set records = %s, bytes = %s where id = %s", (lot[1], lot[2], lot[0]))
             if asks:
                 self.touched |= set(
-                    db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), list(asks.values()), self.slot)).fetchall()  # type: ignore[arg-type]  # two columns
+                    db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), list(asks.values()), self.slot)).fetchall()
                 )
         return joined
 
@@ -409,7 +408,9 @@ class StoreStates:
         with self._db() as db, db.transaction():
             lines = db.execute("select line from lot_records where lot = %s order by line", (lot,)).fetchall()
             unanswered = LotOutcome(
-                False, None, result.fatal or (Problem("E3", fix="the marketplace's report does not name this record"),)
+                taken=False,
+                problems=result.fatal or (Problem("E3", fix="the marketplace's report does not name this record"),),
+                retry=result.retry or not result.fatal,
             )
             outcomes = [result.by_line.get(int(row[0]), unanswered) for row in lines]
             db.execute(
@@ -438,35 +439,12 @@ class StoreStates:
         self.touched |= {(int(row[0]), str(row[1])) for row in moved}
 
 
-def integration_answer(tree: Mapping[str, Any]) -> IntegrationAnswer:
-    """One answer or result of VTEX's order integration (vtex.md 9.4); most of its fields are nullable."""
-    fields = tree.get("fields") or {}
-    errors = [error for error in tree.get("errors") or () if isinstance(error, dict)]
-    return IntegrationAnswer(
-        success=bool(tree.get("success")),
-        flow=str(tree.get("flow") or "Unknown"),
-        code=str(tree.get("code") or ""),
-        operation_id=str(tree.get("operationId") or ""),
-        marketplace_order_id=str(tree.get("marketplaceOrderId") or ""),
-        message=str(tree.get("message") or "")[:500],
-        inner_codes=tuple(str(error.get("code") or "") for error in errors),
-        main_order_id=str(fields["mainOrderId"]) if fields.get("mainOrderId") else None,
-        problems=tuple(
-            Problem(
-                str(error.get("code") or ""),
-                field=str(error.get("source") or "VTEX"),
-                fix=str(error.get("description") or "")[:300],
-            )
-            for error in errors
-        ),
-    )
-
-
 def _outcome_json(outcome: LotOutcome) -> dict[str, Any]:
     return {
         "taken": outcome.taken,
         "written": asdict(outcome.written) if outcome.written else None,
         "problems": [problem.as_json() for problem in outcome.problems],
+        "retry": outcome.retry,
     }
 
 

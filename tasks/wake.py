@@ -20,7 +20,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from hub.settings import Settings
-from tasks.app import ATTEMPT, dead_queue, queue, queue_for
+from tasks.app import ATTEMPT, Lane, dead_queue, queue, queue_for
 
 log = logging.getLogger("hub.wake")
 
@@ -110,7 +110,7 @@ class Waker:
         with self._app.producer_pool.acquire(block=True, timeout=2) as producer:
             for (slug, context), stem, (granted, busy) in zip(pairs, stems, answers, strict=True):
                 for number in range(1, granted + 1):
-                    lane = "more" if further or busy or number > 1 else "first"
+                    lane: Lane = "more" if further or busy or number > 1 else "first"
                     message = self._app.amqp.as_task_v2(
                         f"{stem}{number}",
                         ATTEMPT,
@@ -130,6 +130,23 @@ class Waker:
                     )
                     sent += 1
         return sent
+
+    def send(self, task: str, name: str) -> None:
+        """Send a management task without arguments to a queue."""
+        try:
+            with self._app.producer_pool.acquire(block=True, timeout=2) as producer:
+                message = self._app.amqp.as_task_v2(uuid.uuid4().hex, task, args=(), kwargs={}, ignore_result=True)
+                producer.publish(
+                    message.body,
+                    exchange="",
+                    routing_key=name,
+                    headers=message.headers,
+                    serializer="json",
+                    retry=False,
+                    **message.properties,
+                )
+        except (OperationalError, OSError) as fault:
+            self._complain(fault)
 
     def hold(self, running: Iterable[tuple[str, str, str]]) -> None:
         """Renew the tokens of running attempts, (slug, context, token) each."""
@@ -168,12 +185,12 @@ class Waker:
         stamp = f"{self._settings.prefix}:dead:{slug}.{context}"
         digest = hashlib.sha256(repr(list(letters)).encode()).hexdigest() if letters else ""
         try:
-            known = self._redis.get(stamp)
-            if (known.decode() if known else "") == digest:
+            known = self._redis.get(stamp) or b""
+            if known in (digest, digest.encode()):
                 return
             name = dead_queue(slug, context)
             with self._app.producer_pool.acquire(block=True, timeout=2) as producer:
-                bound = queue(name).bind(producer.channel)
+                bound = queue(name)(producer.channel)
                 bound.declare()
                 bound.purge()
                 for key, code, since in letters:

@@ -1,0 +1,256 @@
+"""The sweep heals what nobody announced: what is due, expired, forgotten, dead or old.
+
+Everything it does may be done twice or by two sweeps at once; nothing breaks when it pauses, it is only late then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import Connection, sql
+from psycopg_pool import ConnectionPool
+
+from hub.db import StorageAway, StorageRefused, open_pool, translated
+from hub.errors import HubError
+from hub.ledger import Ledger
+from hub.links import Links
+from hub.marketplaces import adapter
+from hub.model import Ask, Urgency
+from hub.settings import Settings
+from hub.stores import SecretBox
+from tasks.app import make_app
+from tasks.replay import nudge
+from tasks.wake import Waker
+
+log = logging.getLogger("hub.sweep")
+
+PARTITIONED = ("notices", "interactions")
+LETTERS_MIRRORED = 1000
+POLL_KEY = "@poll"
+
+
+@dataclass(slots=True)
+class Sweep:
+    """One sweep of one cell."""
+
+    settings: Settings
+    pool: ConnectionPool[Connection[tuple[Any, ...]]]
+    ledger: Ledger
+    links: Links
+    waker: Waker
+    _next: dict[str, float] = field(default_factory=dict)
+    _mirrored: set[tuple[int, str]] = field(default_factory=set)
+
+    def once(self) -> None:
+        """Everything that is its time now; a part that fails is told and tried again next time."""
+        self._do("expire", 0, self.ledger.expire)
+        self._do("ripen", 0, self.ledger.ripen)
+        self._do("wake", 0, self.wake)
+        self._do("dead", 2, self.mirror_dead)
+        self._do("runs", 1, self.finish_loads)
+        self._do("replay", 1, lambda: nudge(self.settings, self.pool, self.waker))
+        self._do("polls", 5, self.start_polls)
+        self._do("workers", 60, self.forget_workers)
+        self._do("partitions", 600, self.partitions)
+
+    def _do(self, name: str, every: float, what: Callable[[], object]) -> None:
+        now = time.monotonic()
+        if now < self._next.get(name, 0.0):
+            return
+        self._next[name] = now + every
+        try:
+            what()
+        except StorageAway as away:
+            log.warning("%s: %s", name, away)
+        except HubError as error:
+            log.error("%s: %s", name, error)  # noqa: TRY400 – the next turn tries again
+
+    def wake(self) -> int:
+        """Wake for whatever is pending and unattended: as many wake-ups as the work deserves, never beyond the cap."""
+        names = self.links.names()
+        shut = {
+            (gate.store, gate.context) for gate in self.ledger.gates() if gate.reopens_in is None or gate.reopens_in > 0
+        }
+        sent = 0
+        for store, context, count in self.ledger.pending():
+            if store not in names or context not in self.settings.contexts:
+                continue
+            if (store, context) in shut or (store, "*") in shut:
+                continue
+            wanted = max(1, -(-count // self.settings.contexts[context].more_claim))
+            sent += self.waker.wake([(names[store], context)], wanted=wanted)
+        return sent
+
+    def mirror_dead(self) -> None:
+        """Let each dead-letter queue show its dead rows; the rows are the truth."""
+        with translated(), self.pool.connection() as db:
+            rows = db.execute(
+                """
+                select store, context, key, coalesce(code, ''), to_char(answered_at, 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+                from states where status = 'dead' order by store, context, key limit %s
+                """,
+                (LETTERS_MIRRORED,),
+            ).fetchall()
+        letters: dict[tuple[int, str], list[tuple[str, str, str]]] = {}
+        for store, context, key, code, since in rows:
+            letters.setdefault((store, context), []).append((key, code, since))
+        names = self.links.names()
+        for store, context in set(letters) | self._mirrored:
+            if store in names:
+                self.waker.mirror_dead(names[store], context, letters.get((store, context), []))
+        self._mirrored = set(letters)
+
+    def finish_loads(self) -> None:
+        """A load is done when its list is read and every SKU of it has an outcome (LOD-01)."""
+        with translated(), self.pool.connection() as db:
+            db.execute(
+                """
+                update runs r set state = 'done', finished_at = now()
+                where r.kind = 'load' and r.state = 'running' and (r.cursor ->> 'listed')::bool
+                  and not exists (
+                    select from run_keys k join states s using (store, context, key)
+                    where k.run = r.id and s.answered < k.asked and s.status not in ('delayed', 'unknown', 'waiting'))
+                """
+            )
+
+    def start_polls(self) -> None:
+        """Every store whose marketplace lists orders has its poll; it perpetuates itself once started."""
+        polling = [store.id for store in self.links.stores() if adapter(store.marketplace).manifest.polls_orders]
+        with translated(), self.pool.connection() as db:
+            started = {
+                int(row[0])
+                for row in db.execute(
+                    "select store from states where context = 'order' and key = %s and store = any(%s)"
+                    " and (work <> 'i' or status in ('refused', 'parked'))",
+                    (POLL_KEY, polling),
+                ).fetchall()
+            }
+        self.ledger.enqueue(
+            [Ask(store, "order", POLL_KEY, "sweep", Urgency.FOLLOW) for store in polling if store not in started]
+        )
+
+    def forget_workers(self) -> None:
+        """Processes that stopped beating long ago leave no row behind."""
+        with translated(), self.pool.connection() as db:
+            db.execute(
+                "delete from workers w where until < now() - interval '1 hour'"
+                " and not exists (select from claims c where c.worker = w.id)"
+            )
+
+    def partitions(self) -> None:
+        """Partitions are made ahead and dropped when their time is over; nothing grows without end (design 7)."""
+        days = {
+            "notices": self.settings.retention.notices_days,
+            "interactions": self.settings.retention.interactions_days,
+        }
+        for table in PARTITIONED:
+            keep_partitions(self.pool, table, keep=days[table], ahead=self.settings.retention.ahead_days)
+
+
+def keep_partitions(pool: ConnectionPool[Connection[tuple[Any, ...]]], table: str, *, keep: int, ahead: int) -> None:
+    """Daily partitions of `table` from today to `ahead` days ahead; those older than `keep` days are dropped.
+
+    Rows that are in the default partition already keep their day from being made: they stay there and are deleted by
+    age.
+    """
+    with translated(), pool.connection() as db:
+        db.execute("select pg_advisory_lock(hashtextextended('hub partitions', 3))")
+        try:
+            today = db.execute("select current_date").fetchone()
+            assert today is not None  # noqa: S101 – a constant select returns a row
+            for offset in range(ahead + 1):
+                _make_partition(db, table, offset)
+            old = db.execute(
+                """
+                select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+                where i.inhparent = %s::regclass and c.relname ~ '_[0-9]{8}$'
+                  and to_date(right(c.relname, 8), 'YYYYMMDD') < current_date - %s::int
+                """,
+                (table, keep),
+            ).fetchall()
+            for (name,) in old:
+                db.execute(sql.SQL("drop table if exists {}").format(sql.Identifier(name)))
+            column = "received_at" if table == "notices" else "at"
+            db.execute(
+                sql.SQL("delete from {} where {} < current_date - %s::int").format(
+                    sql.Identifier(f"{table}_default"), sql.Identifier(column)
+                ),
+                (keep,),
+            )
+        finally:
+            db.execute("select pg_advisory_unlock(hashtextextended('hub partitions', 3))")
+
+
+def _make_partition(db: Connection[Any], table: str, offset: int) -> None:
+    row = db.execute(
+        "select to_char(current_date + %(o)s::int, 'YYYYMMDD'), (current_date + %(o)s::int)::text,"
+        " (current_date + %(o)s::int + 1)::text",
+        {"o": offset},
+    ).fetchone()
+    assert row is not None  # noqa: S101 – a constant select returns a row
+    name, first, after = f"{table}_{row[0]}", row[1], row[2]
+    known = db.execute("select to_regclass(%s)", (name,)).fetchone()
+    if known and known[0] is not None:
+        return
+    try:
+        db.execute(
+            sql.SQL("create table {} partition of {} for values from ({}) to ({})").format(
+                sql.Identifier(name), sql.Identifier(table), sql.Literal(first), sql.Literal(after)
+            )
+        )
+    except StorageRefused:
+        raise
+    except Exception as error:
+        if getattr(error, "sqlstate", "") != "23514":  # the default partition holds rows of that day already
+            raise
+        log.info("%s: today's rows are in the default partition; %s is made tomorrow", table, name)
+
+
+def run(settings: Settings, box: SecretBox) -> int:
+    """Sweep until SIGTERM; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    pool = open_pool(settings.database_url, settings.schema, name="sweep", max_size=4, seqscan=False)
+    ledger = Ledger(pool)
+    app = make_app(settings)
+    waker = Waker(settings, app)
+    links = Links(settings, pool, box)
+    name = f"sweep@{socket.gethostname()}-{os.getpid()}"
+    lease = settings.sweep.lease_seconds
+    try:
+        while not stop.is_set():
+            try:
+                ledger.join(name, lease)
+                links.watch()
+                break
+            except StorageAway as away:
+                log.warning("waiting for PostgreSQL: %s", away)
+                stop.wait(1.0)
+        links.slot = ledger.slot
+        log.info("%s: sweeping every %.1f s", name, settings.sweep.every_seconds)
+        sweep = Sweep(settings, pool, ledger, links, waker)
+        beats = 0.0
+        while not stop.wait(settings.sweep.every_seconds):
+            sweep.once()
+            if time.monotonic() > beats:
+                beats = time.monotonic() + settings.sweep.heartbeat_seconds
+                try:
+                    if not ledger.beat(lease):
+                        ledger.join(name, lease)
+                except StorageAway as away:
+                    log.warning("no heartbeat: %s", away)
+    finally:
+        links.close()
+        waker.close()
+        pool.close()
+    return 0

@@ -1,0 +1,232 @@
+"""A worker process: takes a wake-up, runs one attempt, wakes again when there is more. One claim per wake-up.
+
+Everything that must survive is in PostgreSQL; a worker may be killed at any moment and loses nothing but time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from celery import bootsteps
+from celery.worker.consumer import Consumer
+
+from hub.db import StorageAway, open_pool
+from hub.ledger import Ledger
+from hub.links import Links
+from hub.reconcile import Reconciler, Report
+from hub.settings import Settings
+from hub.stores import SecretBox
+from tasks.app import ATTEMPT, Lane, make_app, queue, queues_of
+from tasks.replay import register as register_replay
+from tasks.wake import Waker
+
+log = logging.getLogger("hub.worker")
+
+CALLS_AT_ONCE = 32
+"""Outgoing calls of one process at the same time."""
+
+
+class KeysDied(Exception):  # noqa: N818 – shown in Flower: says what happened
+    """The task's result when a key of the claim used up its plan."""
+
+
+class Heart:
+    """Beats for the process: while it does, its leases hold. Thread-safe."""
+
+    def __init__(self, ledger: Ledger, name: str, *, lease: float, every: float) -> None:
+        self._ledger = ledger
+        self._name = name
+        self._lease = lease
+        self._every = every
+        self._until = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name="heart", daemon=True)
+        self.on_beat: list[Callable[[], None]] = []
+
+    def start(self) -> None:
+        """Register the process and beat until `stop`; waits for PostgreSQL."""
+        while not self._stop.is_set():
+            before = time.monotonic()
+            try:
+                self._ledger.join(self._name, self._lease)
+            except StorageAway as away:
+                log.warning("waiting for PostgreSQL: %s", away)
+                self._stop.wait(1.0)
+                continue
+            self._until = before + self._lease
+            break
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Leave: what is still held is free at once."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+        try:
+            self._ledger.leave()
+        except StorageAway:
+            log.warning("PostgreSQL is away; leases of this process end by themselves")
+
+    def remaining(self) -> float:
+        """Seconds for which every lease of this process is sure to hold."""
+        return self._until - time.monotonic()
+
+    def _beat_on(self) -> None:
+        while not self._stop.wait(self._every):
+            before = time.monotonic()
+            try:
+                if not self._ledger.beat(self._lease):
+                    # Given up meanwhile (stopped for too long): the leases are somebody else's, start anew.
+                    self._ledger.join(self._name, self._lease)
+                self._until = before + self._lease
+            except StorageAway as away:
+                log.warning("no heartbeat: %s", away)
+            for follow in self.on_beat:
+                follow()
+
+
+class Attempts:
+    """What the task `hub.attempt` does, without Celery."""
+
+    def __init__(self, links: Links, reconciler: Reconciler, waker: Waker) -> None:
+        self._links = links
+        self._reconciler = reconciler
+        self._waker = waker
+        self._running: dict[str, tuple[str, str, str]] = {}
+
+    def run(self, slug: str, context: str, token: str, *, first: bool) -> str:
+        """One attempt for a wake-up; the sentence is what Flower shows. Raises `KeysDied` when a key died."""
+        self._running[token] = (slug, context, token)
+        self._waker.hold([self._running[token]])
+        report: Report | None = None
+        try:
+            link = self._links.get(slug)
+            if link is None:
+                return f"{slug}.{context}: the store is not registered (any more)"
+            report = self._reconciler.attempt(link, context, first=first)
+        finally:
+            del self._running[token]
+            refused = self._waker.give(slug, context, token)
+            self._follow_up(slug, context, report, refused=refused)
+        if report.died:
+            raise KeysDied(report.sentence())
+        return report.sentence()
+
+    def hold(self) -> None:
+        """Renew the tokens of what is running; called at every heartbeat."""
+        self._waker.hold(list(self._running.values()))
+
+    def _follow_up(self, slug: str, context: str, report: Report | None, *, refused: bool) -> None:
+        if report is None:
+            return
+        if report.brake:
+            self._waker.brake(slug, context, report.brake)
+        names = self._links.names()
+        pairs = {(names[store], other) for store, other in report.wake if store in names}
+        if report.brake:
+            pairs.discard((slug, context))
+        here = (slug, context)
+        if here in pairs or (refused and not report.brake):
+            pairs.discard(here)
+            # A full claim says that there is more than one thread can do: let the crowd grow up to the cap.
+            self._waker.wake([here], wanted=2 if report.full else 1, further=True)
+        self._waker.wake(pairs)
+
+
+class StoreQueues(bootsteps.StartStopStep):
+    """Makes a running consumer serve the queues of stores that were added, and leave those that were removed."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    wanted: Callable[[], set[str]]
+
+    def start(self, consumer: Consumer) -> None:
+        """Look at the registry once a second, in the consumer's own loop."""
+        self._served = {name for name in consumer.app.amqp.queues if isinstance(name, str)}
+        consumer.timer.call_repeatedly(1.0, self._follow, (consumer,))
+
+    def _follow(self, consumer: Consumer) -> None:
+        wanted = type(self).wanted()
+        for name in wanted - self._served:
+            consumer.app.amqp.queues.add(queue(name))
+            consumer.add_task_queue(name)
+        for name in self._served - wanted:
+            consumer.cancel_task_queue(name)
+        self._served = set(wanted)
+
+
+def run(settings: Settings, box: SecretBox, *, pools: Sequence[str], shards: frozenset[int], lane: Lane) -> int:
+    """Serve the first or the further wake-ups of these pools until SIGTERM; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("celery").setLevel(logging.WARNING)
+    name = f"{'+'.join(pools)}-{lane}@{socket.gethostname()}-{os.getpid()}"
+    threads = sum(_threads(settings, pool, lane) for pool in pools)
+    pool = open_pool(
+        settings.database_url, settings.schema, name=f"worker {'+'.join(pools)}", max_size=threads + 8, seqscan=False
+    )
+    ledger = Ledger(pool)
+    app = make_app(settings)
+    waker = Waker(settings, app)
+    calls = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="call")
+    heart = Heart(ledger, name, lease=settings.sweep.lease_seconds, every=settings.sweep.heartbeat_seconds)
+    heart.start()
+    links = Links(settings, pool, box, slot=ledger.slot, threads=CALLS_AT_ONCE + threads)
+    links.closed = lambda slug: _catch_up(settings, links, ledger, waker, slug)
+    links.watch()
+    reconciler = Reconciler(ledger, dict(settings.contexts), calls, heart, links)
+    attempts = Attempts(links, reconciler, waker)
+    heart.on_beat.append(attempts.hold)
+
+    @app.task(name=ATTEMPT, bind=True, ignore_result=True, acks_late=True, throws=(KeysDied,))
+    def attempt(task: Any, slug: str, context: str) -> str:
+        came = str((task.request.delivery_info or {}).get("routing_key") or "")
+        return attempts.run(slug, context, task.request.id, first=not came.endswith(".more"))
+
+    register_replay(app, pool, ledger, waker, links.names)
+
+    def wanted() -> set[str]:
+        slugs = sorted(links.names().values())
+        return set().union(*(queues_of(settings, one, shards, lane, slugs) for one in pools))
+
+    StoreQueues.wanted = staticmethod(wanted)
+    app.steps["consumer"].add(StoreQueues)
+    app.conf.task_queues = [queue(one) for one in sorted(wanted())] or [queue(f"{pools[0]}.idle")]
+    worker = app.Worker(
+        hostname=name,
+        pool_cls="threads",
+        concurrency=threads,
+        task_events=True,
+        without_mingle=True,
+        without_gossip=True,
+        loglevel="WARNING",
+    )
+    log.info("%s: %d threads, %d queues", name, threads, len(wanted()))
+    try:
+        worker.start()
+    finally:
+        heart.stop()
+        links.close()
+        calls.shutdown(wait=False, cancel_futures=True)
+        waker.close()
+        pool.close()
+    return int(worker.exitcode or 0)
+
+
+def _catch_up(settings: Settings, links: Links, ledger: Ledger, waker: Waker, slug: str) -> None:
+    """A circuit closed: what it delayed becomes due soon, and nobody is held back any longer."""
+    numbers = {name: store for store, name in links.names().items()}
+    if slug in numbers:
+        ledger.hasten(numbers[slug], spread=settings.sweep.spread_seconds)
+    for context in settings.contexts:
+        waker.release(slug, context)
+
+
+def _threads(settings: Settings, pool: str, lane: Lane) -> int:
+    """A reserved part of a pool's threads serves first wake-ups, the rest the further ones."""
+    chosen = settings.pools[pool]
+    return max(1, chosen.reserved if lane == "first" else chosen.threads - chosen.reserved)
