@@ -87,7 +87,6 @@ class _BoundedProtocol(HttpToolsProtocol):
             super().send_400_response(msg)
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
         if self._cut:
             return
         # Only a head that came with much else in one piece can be too large here; it is measured exactly.
@@ -95,6 +94,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         if size > self._bounds.head_bytes:
             self._cut_off(431, "head_too_large", "head", f"send at most {self._bounds.head_bytes} bytes of headers")
             return
+        self._in_head = False
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

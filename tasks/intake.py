@@ -116,9 +116,12 @@ class KnownStores:
     `doors` is `None` until the registry was read for the first time.
     """
 
-    def __init__(self, version: Callable[[], int], read: Callable[[], Mapping[bytes, Door]]) -> None:
+    def __init__(
+        self, version: Callable[[], int], read: Callable[[], Mapping[bytes, Door]], *, every: float = _REGISTRY_SECONDS
+    ) -> None:
         self._version = version
         self._read = read
+        self._every = every
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="known-stores", daemon=True)
         self._seen: int | None = None
@@ -150,7 +153,7 @@ class KnownStores:
                 if not complained:
                     log.warning("cannot read the registry of stores: %s", fault)
                 complained = True
-            self._ending.wait(_REGISTRY_SECONDS)
+            self._ending.wait(self._every)
 
     def _look(self) -> None:
         version = self._version()
@@ -486,17 +489,19 @@ def opened(
     *,
     bounds: Bounds | None = None,
     slot: int | None = None,
+    registry_seconds: float = _REGISTRY_SECONDS,
 ) -> Iterator[uvicorn.Server]:
     """A server that needs only a socket: `server.run(sockets=[listening(host, port)])`.
 
     Neither PostgreSQL nor Redis need to be there; it answers 503 until PostgreSQL is. `wake` publishes wake-ups for
-    (slug, context) pairs and is called in a thread of its own. `slot` is this process's row of the counters.
+    (slug, context) pairs and is called in a thread of its own. `slot` is this process's row of the counters;
+    `registry_seconds` is how long a change of the stores may go unnoticed.
     """
     bounds = bounds or Bounds()
     figures = Figures()
     with closing(db.open_pool(database_url, schema, name="intake registry", max_size=1)) as pool:
         registry = Registry(pool, box)
-        stores = KnownStores(registry.version, registry.doors)
+        stores = KnownStores(registry.version, registry.doors, every=registry_seconds)
         wakes = Wakes(wake, figures)
 
         def wake_pairs(pairs: Iterable[Pair]) -> None:
