@@ -19,6 +19,7 @@ from psycopg_pool import ConnectionPool
 from hub.db import translated
 from hub.errors import Conflict
 from hub.ledger import NOTICES_AND_ENQUEUE, Ledger, enqueue_parameters
+from hub.model import Ask, Urgency
 from hub.settings import Settings
 from tasks.app import REPLAY
 from tasks.wake import Waker

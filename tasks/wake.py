@@ -190,7 +190,7 @@ class Waker:
                 return
             name = dead_queue(slug, context)
             with self._app.producer_pool.acquire(block=True, timeout=2) as producer:
-                bound = queue(name)(producer.channel)
+                bound = queue(name)(producer.channel)  # type: ignore[arg-type]  # a pooled producer has a channel
                 bound.declare()
                 bound.purge()
                 for key, code, since in letters:
