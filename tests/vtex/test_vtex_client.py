@@ -55,10 +55,11 @@ def test_an_unknown_sku_is_not_found(store: VtexStore) -> None:
         store.product("999")
 
 
-def test_a_sku_id_cannot_change_the_address(store: VtexStore, control: VtexControl) -> None:
+def test_a_sku_id_cannot_change_the_question(store: VtexStore, control: VtexControl) -> None:
     with pytest.raises(NotFound):
-        store.product("../../x?sc=2")
-    assert control.calls("sku", ACCOUNT) + control.calls("unknown", ACCOUNT) <= 1
+        store.product("3?sc=2")
+    asked = control.journal(operation="sku")[-1]
+    assert (asked["query"], asked["path"].rpartition("/")[2]) == ("sc=1", "3%3Fsc=2")
 
 
 @pytest.mark.parametrize("simulation", ["fulfillment", "checkout"])
