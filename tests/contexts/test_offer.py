@@ -1,0 +1,291 @@
+"""What price and stock decide, apart and together (vtex.md 6, 7.6, 7.7)."""
+
+from dataclasses import replace
+
+import pytest
+
+from hub.contexts.step import Send
+from hub.errors import Problem, Refusal
+from hub.model import Action, BindingState, LotOutcome, Price, Written
+from hub.outcome import Done, Parked, Refused, Waiting
+from hub.rules import InventoryRules, PricingRules, Rules
+from tests.fakes import a_product, a_published_world, a_world, an_offer
+
+COMBINED = {"offer": "combined"}
+REPLACING = {"offer": "combined", "replaces": True}
+KINDS = [{}, COMBINED, REPLACING]
+
+
+def only(things):
+    (thing,) = things
+    return thing
+
+
+def by_context(endings):
+    assert len({ending.context for ending in endings}) == len(endings)
+    return {ending.context: ending for ending in endings}
+
+
+@pytest.mark.parametrize("manifest", KINDS)
+def test_a_changed_price_and_stock_reach_the_marketplace(manifest):
+    world = a_published_world(**manifest)
+    world.vtex.offers["13"] = an_offer(price=8990, stock=5)
+    endings = by_context(world.attempt(world.row("price"), world.row("stock")))
+    shown = world.marketplace.listings["13"]
+    assert (shown.price, shown.stock) == (Price(8990, 12990), 5)
+    assert {ending.code for ending in endings.values()} == {"S1"}
+    assert all(ending.definite for ending in endings.values())
+    assert endings["price"].stories[0].operation == "Price update"
+    assert endings["stock"].stories[0].operation == "Inventory update"
+    assert world.states.known["price", "13"] == {"sale": 8990, "list": 12990}
+    assert world.states.known["stock", "13"] == {"quantity": 5}
+
+
+def test_both_need_one_simulation_of_one_unit_without_a_postal_code():
+    world = a_published_world()
+    world.attempt(world.row("price"), world.row("stock"))
+    assert world.vtex.calls == ["simulate 13x1 None"]
+
+
+def test_separate_marketplaces_get_one_record_each_and_others_one_for_both():
+    for manifest, expected in (({}, 2), (COMBINED, 1), (REPLACING, 1)):
+        world = a_published_world(**manifest)
+        world.vtex.offers["13"] = an_offer(price=8990, stock=5)
+        world.attempt(world.row("price"), world.row("stock"))
+        assert len(world.marketplace.written) == expected
+        assert all(record.action is Action.OFFER for record in world.marketplace.written)
+        assert all(
+            (record.listing is not None) == bool(manifest.get("replaces")) for record in world.marketplace.written
+        )
+
+
+@pytest.mark.parametrize("manifest", KINDS)
+def test_unchanged_values_are_not_sent_and_say_nothing(manifest):
+    world = a_published_world(**manifest)
+    endings = world.attempt(world.row("price"), world.row("stock"))
+    assert world.marketplace.written == []
+    assert [ending.outcome for ending in endings] == [Done(), Done()]
+    assert [ending.stories for ending in endings] == [(), ()]
+
+
+@pytest.mark.parametrize("context", ["price", "stock"])
+def test_an_announced_change_that_does_not_show_is_looked_at_again_until_the_looks_are_used_up(context):
+    world = a_published_world()
+    world.rules = Rules(look_again=(60.0, 300.0))
+    looks = [
+        only(world.attempt(world.row(context, heard=heard, looks=turn))).outcome.look_again
+        for heard, turn in ((False, 0), (True, 0), (True, 1), (True, 2))
+    ]
+    assert looks == [None, 60.0, 300.0, None]
+
+
+def test_the_second_look_sends_what_the_first_did_not_see():
+    world = a_published_world()
+    assert only(world.attempt(world.row("stock", heard=True))).outcome.look_again == 60.0
+    world.vtex.offers["13"] = an_offer(stock=3)
+    ending = only(world.attempt(world.row("stock", heard=True, looks=1)))
+    assert ending.outcome == Done()
+    assert world.marketplace.listings["13"].stock == 3
+
+
+@pytest.mark.parametrize("manifest", KINDS)
+@pytest.mark.parametrize("offer", [None, an_offer(price=None), an_offer(price=0)])
+def test_what_vtex_does_not_offer_gets_stock_zero_and_no_price(manifest, offer):
+    world = a_published_world(**manifest)
+    world.vtex.offers.clear()
+    if offer is not None:
+        world.vtex.offers["13"] = offer
+    endings = by_context(world.attempt(world.row("price"), world.row("stock")))
+    record = only(world.marketplace.written)
+    assert record.stock == 0
+    assert record.price == (Price(9990, 12990) if manifest.get("replaces") else None)
+    assert isinstance(endings["price"].outcome, Refused)
+    assert {ending.code for ending in endings.values()} == {"A1"}
+    assert [story.code for ending in endings.values() for story in ending.stories] == ["A1"]
+    assert world.states.known["price", "13"] == {"sale": 9990, "list": 12990}
+    assert world.states.known["stock", "13"] == {"quantity": 0}
+
+
+def test_a_price_without_an_offer_asks_stock_to_send_the_zero():
+    world = a_published_world()
+    world.vtex.offers.clear()
+    ending = only(world.attempt(world.row("price")))
+    assert [ask.context for ask in ending.outcome.then] == ["stock"]
+    assert only(ending.stories).code == "A1"
+    assert world.marketplace.written == []
+
+
+@pytest.mark.parametrize("held", [0, None])
+def test_no_stock_in_vtex_is_zero_on_the_marketplace(held):
+    world = a_published_world()
+    world.vtex.offers["13"] = an_offer(stock=held)
+    assert only(world.attempt(world.row("stock"))).code == "S1"
+    assert only(world.marketplace.written).stock == 0
+
+
+def test_a_quantity_at_the_minimum_is_zero_with_a_warning():
+    world = a_published_world()
+    world.rules = Rules(inventory=InventoryRules(minimum=3))
+    world.vtex.offers["13"] = an_offer(stock=3)
+    ending = only(world.attempt(world.row("stock")))
+    assert only(world.marketplace.written).stock == 0
+    assert only(ending.stories).code == "Z"
+    assert only(ending.stories).params["minimum"] == "3"
+
+
+def test_rules_are_applied_before_values_are_compared():
+    world = a_published_world()
+    world.rules = Rules(pricing=PricingRules(minimum=10_000))
+    world.attempt(world.row("price"))
+    assert only(world.marketplace.written).price == Price(10_000, 12_990)
+    world.marketplace.written.clear()
+    world.attempt(world.row("price"))
+    assert world.marketplace.written == []
+
+
+IDLE = [None, ("i", "done"), ("i", "refused")]
+BUSY = [("p", "done"), ("h", "new"), ("s", "waiting"), ("s", "parked"), ("s", "delayed"), ("s", "unknown")]
+
+
+@pytest.mark.parametrize("catalog", IDLE + BUSY)
+def test_an_unpublished_sku_parks_and_asks_the_catalogue_only_when_that_is_idle(catalog):
+    world = a_world()
+    if catalog is not None:
+        world.states.rows["catalog", "13"] = catalog
+    endings = world.attempt(world.row("price"), world.row("stock"))
+    assert [(ending.outcome.on, ending.stories) for ending in endings] == [("publication:13", ())] * 2
+    asked = [ask.context for ending in endings for ask in ending.outcome.then]
+    assert asked == (["catalog"] if catalog in IDLE else [])
+    assert all(isinstance(ending.outcome, Parked) for ending in endings)
+    assert world.vtex.calls == []
+
+
+def test_a_deactivated_listing_keeps_its_zero():
+    world = a_published_world()
+    world.vtex.products["13"] = a_product(active=False)
+    world.attempt(world.row("catalog"))
+    world.marketplace.written.clear()
+    endings = world.attempt(world.row("price"), world.row("stock"))
+    assert world.states.bindings["13"].state is BindingState.DEACTIVATED
+    assert world.marketplace.written == []
+    assert all(isinstance(ending.outcome, Done) for ending in endings)
+    assert world.marketplace.listings["13"].stock == 0
+
+
+@pytest.mark.parametrize("manifest", KINDS)
+def test_a_write_in_doubt_is_sent_again_even_when_vtex_went_back(manifest):
+    world = a_published_world(**manifest)
+    send = only(
+        decided for decided in world.decide(world.row("stock", confirmed={"quantity": 1})) if isinstance(decided, Send)
+    )
+    row = world.row("stock", status="unknown", intent=send.as_json(), reference=send.reference, confirmed=None)
+    only(world.attempt(row))
+    assert only(world.marketplace.written).stock == 37
+
+
+def test_a_refused_price_tells_why_and_is_not_sent_again_until_it_changes():
+    world = a_published_world()
+    world.vtex.offers["13"] = an_offer(price=100)
+    world.marketplace.answers = [Refusal([Problem("E3", "price", "1.00", "below the minimum of 5.00")])]
+    ending = only(world.attempt(world.row("price")))
+    assert ending.code == "E3"
+    assert ending.confirmed == {"price": {"sale": 9990, "list": 12990}}
+    row = world.row("price", status="refused", input_hash=ending.outcome.input_hash)
+    assert only(world.attempt(row)).stories == ()
+    assert len(world.marketplace.written) == 1
+    world.vtex.offers["13"] = an_offer(price=600)
+    assert only(world.attempt(row)).code == "S1"
+
+
+def test_a_combined_record_carries_the_other_value_too_and_confirms_both():
+    world = a_published_world(**COMBINED)
+    world.vtex.offers["13"] = an_offer(price=8990, stock=5)
+    world.attempt(world.row("stock"))
+    record = only(world.marketplace.written)
+    assert (record.price, record.stock) == (Price(8990, 12990), 5)
+    world.marketplace.written.clear()
+    assert only(world.attempt(world.row("price"))).outcome == Done()
+    assert world.marketplace.written == []
+
+
+def test_an_unchanged_row_beside_a_changed_one_is_done_without_a_story():
+    world = a_published_world(**COMBINED)
+    world.vtex.offers["13"] = an_offer(stock=5)
+    endings = by_context(world.attempt(world.row("price"), world.row("stock")))
+    assert endings["price"].stories == ()
+    assert [story.operation for story in endings["stock"].stories] == ["Inventory update"]
+
+
+def test_a_whole_replacement_repeats_the_listed_registration_even_if_vtex_has_another_by_now():
+    world = a_published_world(**REPLACING)
+    world.vtex.products["13"] = a_product(description="not listed yet")
+    world.vtex.offers["13"] = an_offer(stock=5)
+    world.attempt(world.row("stock"))
+    assert only(world.marketplace.written).listing.description == "A mug"
+
+
+def test_a_whole_replacement_whose_registration_is_in_doubt_renders_it_anew():
+    world = a_published_world(**REPLACING)
+    world.states.known["catalog", "13"] = None
+    world.vtex.offers["13"] = an_offer(stock=5)
+    world.attempt(world.row("stock"))
+    assert only(world.marketplace.written).listing.title == "Mug 13"
+
+
+def test_a_whole_replacement_without_any_registration_waits_for_the_publication():
+    world = a_published_world(**REPLACING)
+    world.states.known["catalog", "13"] = None
+    world.states.mappings.clear()
+    ending = only(world.attempt(world.row("stock")))
+    assert ending.outcome.on == "publication:13"
+    assert [ask.context for ask in ending.outcome.then] == ["catalog"]
+
+
+def test_a_whole_replacement_of_an_absent_sku_keeps_the_price_that_the_marketplace_shows():
+    world = a_published_world(**REPLACING)
+    world.vtex.offers.clear()
+    world.states.known["price", "13"] = None
+    world.attempt(world.row("stock"))
+    assert only(world.marketplace.written).price == Price(9990, 12990)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_lot_record_of_both_ends_both_rows_without_asking_anybody(good):
+    world = a_published_world(**COMBINED)
+    world.vtex.offers["13"] = an_offer(price=8990, stock=5)
+    send = only(world.decide(world.row("price"), world.row("stock")))
+    world.vtex.calls.clear()
+    resolved = LotOutcome(good, Written("MK-13"), () if good else (Problem("E3", "price", "", "no"),), send.as_json())
+    endings = by_context(
+        world.attempt(
+            *(world.row(name, status="waiting", ticket="lot:1", resolved=resolved) for name in ("price", "stock"))
+        )
+    )
+    assert world.vtex.calls == []
+    assert {ending.code for ending in endings.values()} == {"S1" if good else "E3"}
+    assert world.states.known["price", "13"]["sale"] == (8990 if good else 9990)
+    assert world.states.known["stock", "13"]["quantity"] == (5 if good else 37)
+
+
+def test_beside_a_row_that_waits_for_its_lot_the_other_one_is_looked_at():
+    world = a_published_world()
+    world.vtex.offers["13"] = an_offer(stock=5)
+    endings = by_context(world.attempt(world.row("price", status="waiting", ticket="lot:1"), world.row("stock")))
+    assert isinstance(endings["price"].outcome, Waiting)
+    assert endings["stock"].code == "S1"
+    assert only(world.marketplace.written).price is None
+
+
+def test_unlimited_stock_is_capped_to_what_the_marketplace_can_hold():
+    world = a_published_world(max_stock=999)
+    world.vtex.offers["13"] = an_offer(stock=1_000_000_000)
+    world.attempt(world.row("stock"))
+    assert only(world.marketplace.written).stock == 999
+
+
+def test_every_second_write_has_a_reference_of_its_own():
+    world = a_published_world()
+    row = world.row("stock", confirmed={"quantity": 1})
+    first, second = (only(world.decide(row)) for _ in range(2))
+    assert first.reference != second.reference
+    assert first.record == replace(second.record, reference=first.reference)
