@@ -462,7 +462,7 @@ class Ledger:
                     [ending.code for ending, _ in ours],
                     [row.attempts for _, row in ours],
                     [row.looks for _, row in ours],
-                    [row.wait for _, row in ours],
+                    [None if row.wait is None else float(row.wait) for _, row in ours],
                     [row.final for _, row in ours],
                     [row.keeps_claim for _, row in ours],
                     [row.again for _, row in ours],
