@@ -144,7 +144,15 @@ def test_rules_are_applied_before_values_are_compared():
 
 
 IDLE = [None, ("i", "done"), ("i", "refused")]
-BUSY = [("p", "done"), ("h", "new"), ("s", "waiting"), ("s", "parked"), ("s", "delayed"), ("s", "unknown")]
+BUSY = [
+    ("i", "parked"),
+    ("p", "done"),
+    ("h", "new"),
+    ("s", "waiting"),
+    ("s", "parked"),
+    ("s", "delayed"),
+    ("s", "unknown"),
+]
 
 
 @pytest.mark.parametrize("catalog", IDLE + BUSY)
@@ -178,7 +186,8 @@ def test_a_write_in_doubt_is_sent_again_even_when_vtex_went_back(manifest):
     send = only(
         decided for decided in world.decide(world.row("stock", confirmed={"quantity": 1})) if isinstance(decided, Send)
     )
-    row = world.row("stock", status="unknown", intent=send.as_json(), reference=send.reference, confirmed=None)
+    row = world.row("stock", status="unknown", intent=send.as_json(), reference=send.reference)
+    assert row.confirmed == {"quantity": 37}
     only(world.attempt(row))
     assert only(world.marketplace.written).stock == 37
 
