@@ -81,6 +81,7 @@ if interval > 0 then
       if redis.call('HGET', KEYS[6], 'turn') ~= number then
         redis.call('DEL', KEYS[6])
         redis.call('HSET', KEYS[6], 'turn', number)
+        redis.call('PEXPIRE', KEYS[6], math.ceil(turn / 500))
       end
       share = math.max(1, math.floor(turn / interval / (others + 1)))
       if not mine and tonumber(redis.call('HGET', KEYS[6], ':' .. store) or 0) >= share then
@@ -108,10 +109,7 @@ if interval > 0 then
   tat = math.max(tat, now) + interval
   redis.call('HSET', KEYS[4], 'tat', whole(tat))
   redis.call('PEXPIRE', KEYS[4], math.ceil((tat - now + turn) / 1000) + 1000)
-  if others > 0 then
-    redis.call('HINCRBY', KEYS[6], ':' .. store, 1)
-    redis.call('PEXPIRE', KEYS[6], math.ceil(turn / 500))
-  end
+  if others > 0 then redis.call('HINCRBY', KEYS[6], ':' .. store, 1) end
   if mine then
     if mine[1] > 1 then
       redis.call('HSET', KEYS[7], ticket, (mine[1] - 1) .. ':' .. mine[2] .. ':' .. mine[3])

@@ -12,8 +12,8 @@
 -- ARGV[3]  member   this circuit's name in the index
 -- fail:    ARGV[4]  what failed (operation and key), ARGV[5] failures that open, ARGV[6] length of the window,
 --          ARGV[7]  how long failures are remembered
---          returns {failures that count}: distinct ones since the last success; at least ARGV[5] when half of the calls
---          in the window failed and twice ARGV[5] distinct ones are among them (alternating failures)
+--          returns {failures that count}: distinct ones since the last success; at least ARGV[5] when two fifths of the
+--          calls in the window failed, twice ARGV[5] distinct ones among them (alternating failures)
 -- open:    ARGV[4]  first open time, ARGV[5] longest, ARGV[6] why
 --          returns {open time}, {0} when it was not ours to open
 -- good:    returns {good probes}    close: ARGV[4] good probes that close; returns {1} when it closed now, else {0}
@@ -40,7 +40,7 @@ if verb == 'fail' then
   local enough = tonumber(ARGV[5])
   local failed, recent = redis.call('SCARD', KEYS[2]), redis.call('SCARD', KEYS[3])
   local calls = tonumber(redis.call('HGET', KEYS[1], 'calls'))
-  if recent >= 2 * enough and 2 * recent >= calls then return {math.max(failed, enough)} end
+  if recent >= 2 * enough and 5 * recent >= 2 * calls then return {math.max(failed, enough)} end
   return {failed}
 end
 

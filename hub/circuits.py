@@ -4,7 +4,7 @@ One circuit per (store, side, group). pybreaker decides what each end of a call 
 with exact times, is told of an end in one atomic step, and pybreaker's lock is never held during a call.
 
 - `failures` failures in a row of distinct (operation, key) open it: one bad SKU opens nothing. So do alternating
-  failures: half of the calls of a minute, and twice as many distinct ones.
+  failures: two fifths of the calls of a minute, and twice as many distinct ones.
 - Refusals (4xx) neither count nor reset; a probe that is refused gives way to the next one.
 - Open for `open_seconds`, doubling with every probe that fails up to `longest_seconds`; then one probe for all.
 - While Redis is away each process has circuits of its own (without the rule for alternating failures).
@@ -311,7 +311,7 @@ class Circuits:
             ]
 
 
-class _Storage(pybreaker.CircuitBreakerStorage):  # type: ignore[misc]  # pybreaker's stubs leave the class untyped
+class _Storage(pybreaker.CircuitBreakerStorage):
     """What pybreaker knows of one circuit during the end of one call; every change is one atomic step in Redis."""
 
     def __init__(self, circuits: Circuits, name: Name, call: str, verdict: Verdict, *, what: str, why: str) -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 import time
 import uuid
@@ -71,23 +72,23 @@ class Budget:
     burst: int = 1
 
     @property
-    def interval(self) -> float:
-        """Microseconds between two calls."""
-        return 1e6 / (self.rate * SPENT) if self.rate > 0 else 0.0
+    def interval(self) -> int:
+        """Whole microseconds between two calls: Lua's numbers hold a time of today exactly only when it is whole."""
+        return math.ceil(1e6 / (self.rate * SPENT)) if self.rate > 0 else 0
 
     @property
-    def depth(self) -> float:
+    def depth(self) -> int:
         """The bucket in microseconds."""
         return self.interval * max(1, self.burst)
 
     @property
-    def turn(self) -> float:
+    def turn(self) -> int:
         """Length of a turn in microseconds."""
-        return max(1e6, 4 * self.interval)
+        return max(1_000_000, 4 * self.interval)
 
-    def spare(self, rank: int) -> float:
+    def spare(self, rank: int) -> int:
         """What a rank must leave in the bucket, in microseconds."""
-        return self.depth / 5 if rank >= LOAD else 0.0
+        return self.depth // 5 if rank >= LOAD else 0
 
 
 class Room(NamedTuple):
@@ -113,7 +114,8 @@ class Board:
     """
 
     def __init__(self, server: str | redis.Redis | None, *, again_after: float = 1.0) -> None:
-        self._client = _client(server) if isinstance(server, str) else server
+        # Any: redis-py leaves its general call untyped
+        self._client: Any = _client(server) if isinstance(server, str) else server
         self._again_after = again_after
         self._away_until = 0.0
         self._away = False
@@ -126,7 +128,8 @@ class Board:
 
     def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> list[int] | None:
         """What the script answers; `None` while Redis is away."""
-        return self._ask(lambda client: _evaluate(client, script, keys, args))
+        answer: list[int] | None = self._ask(lambda client: _evaluate(client, script, keys, args))
+        return answer
 
     def ask(self, *command: str) -> Any:
         """What one command answers (bytes); `None` while Redis is away."""
@@ -174,7 +177,7 @@ def _client(url: str) -> redis.Redis:
     )
 
 
-def _evaluate(client: redis.Redis, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+def _evaluate(client: Any, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
     if script.digest:
         try:
             return client.execute_command("EVALSHA", script.digest, len(keys), *keys, *args)
@@ -226,7 +229,7 @@ class Limits:
             self._room,
             (self.hold_key(account, group), self.key("limit", account), self.key("kept", account)),
             (
-                budget.interval, budget.depth, HORIZONS[rank] * 1e6, rank, budget.spare(rank),
+                budget.interval, budget.depth, int(HORIZONS[rank] * 1e6), rank, budget.spare(rank),
                 want, ticket, int(ROOM_LIFE * 1e6),
             ),
         )  # fmt: skip
@@ -237,8 +240,10 @@ class Limits:
             return Room(0, held)
         with self._lock:
             ahead, interval, depth = self._alone(budget, rank)
-        granted = min(want, int((depth + HORIZONS[rank] - ahead) / interval)) if interval > 0 else want
-        return Room(granted, 0.0) if granted > 0 else Room(0, ahead + interval - depth - HORIZONS[rank])
+        over = ahead + interval - depth - HORIZONS[rank]
+        if interval <= 0 or over <= 0:
+            return Room(min(want, 1 + int(-over / interval)) if interval > 0 else want, 0.0)
+        return Room(0, over)
 
     def release(self, account: str, ticket: str) -> None:
         """Give back what a claim has not used of its room."""

@@ -34,9 +34,13 @@ for at = 1, #reservations, 2 do
 end
 
 local tat = tonumber(redis.call('HGET', KEYS[2], 'tat') or 0)
-local taken = math.max(tat, now - spare) - now + kept * interval + spare
-local granted = math.min(want, math.floor((depth + horizon - taken) / interval))
-if granted < 1 then return {0, math.ceil(taken + interval - depth - horizon)} end
+local free = depth + horizon - kept * interval - spare
+local granted = math.min(want, math.floor((free - math.max(tat - now, 0)) / interval))
+if granted < 1 then  -- one call finds a place in a bucket that has been full for a while, as in admit.lua
+  local over = math.max(tat, now - spare) - now + interval - free
+  if over > 0 then return {0, math.ceil(over)} end
+  granted = 1
+end
 redis.call('HSET', KEYS[3], ARGV[7], granted .. ':' .. whole(now + ARGV[8]) .. ':' .. rank)
 redis.call('PEXPIRE', KEYS[3], math.ceil(ARGV[8] / 1000) * 2)
 return {granted, 0}

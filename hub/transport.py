@@ -63,6 +63,12 @@ STANDARD_HEADERS = {
 """Sent with every call unless the client says otherwise (vtex.md 2.2)."""
 GO, OPEN, HELD, LIMIT = 1, 2, 3, 4
 """The words of `hub/admit.lua`."""
+LEASE_MARGIN = 0.2
+"""Seconds between the end of a write and the end of the lease that allows it."""
+
+LEAST_WRITE = 2.0
+"""A write that would have less time than this (seconds) is not started at all."""
+
 WITHOUT_TIME = 60.0
 """Seconds to wait after a 429 that names no time (ACC-08); up to a sixth more by chance."""
 
@@ -239,7 +245,7 @@ class Transport:
             ),
             (
                 call, int((total + LOOK_AGAIN) * 1e6), budget.interval, budget.depth,
-                min(HORIZONS[rank], horizon) * 1e6, rank, budget.spare(rank), name.store, who.ticket, int(budget.turn),
+                int(min(HORIZONS[rank], horizon) * 1e6), rank, budget.spare(rank), name.store, who.ticket, budget.turn,
             ),
         )  # fmt: skip
         if answer is None:
@@ -381,7 +387,7 @@ class Peer:
         circuits = self._transport.circuits
         call = circuits.next_call()
         try:
-            _lease_outlasts(write, who, total, operation)
+            _within_lease(write, who, total, operation)
             verdict = self._admitted(name, call, who, total, told)
         except HubError as error:
             told.ended(error)
@@ -390,9 +396,8 @@ class Peer:
         good = False
         ending: HubError | None = None
         try:
-            if told.waited:
-                _lease_outlasts(write, who, total, operation)
-            answer = self._understood(self._exchange(asked), told, group, write, auth_version)
+            ends = replace(asked, total=_within_lease(write, who, total, operation))
+            answer = self._understood(self._exchange(ends), told, group, write, auth_version)
             good = answer.ok
         except Unavailable as lost:
             failure = ending = lost
@@ -549,9 +554,14 @@ class _Telling:
         )
 
 
-def _lease_outlasts(write: Write, who: Calling, total: float, operation: str) -> None:
-    if write != "read" and who.remaining() < total:
-        raise LeaseLost(f"{operation}: the lease does not outlast a write of {total:g} s")
+def _within_lease(write: Write, who: Calling, total: float, operation: str) -> float:
+    """The deadline of a call, in seconds: that of a write ends before the lease does (design 2, law 2)."""
+    if write == "read":
+        return total
+    lasts = who.remaining() - LEASE_MARGIN
+    if lasts < min(total, LEAST_WRITE):
+        raise LeaseLost(f"{operation}: the lease does not outlast a write of {min(total, LEAST_WRITE):g} s")
+    return min(total, lasts)
 
 
 def _encoded(json: JsonTree, data: bytes | None) -> tuple[bytes | None, dict[str, str]]:

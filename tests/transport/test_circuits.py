@@ -1,0 +1,300 @@
+"""A peer that is down is left alone, asked again by one call, and one bad SKU opens nothing."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from hub.circuits import Circuits, Name, Verdict
+from hub.errors import CircuitOpen, Throttled, Unavailable
+from hub.limits import Budget
+from hub.runtime.embedded import Valkey, scratch
+from hub.transport import GO, OPEN, Calling, Peer, Transport, calling
+
+from .conftest import Opened
+from .peer import Peer as Server
+from .peer import answer, cut, until
+
+NAME = Name("a", "vtex", "g")
+
+
+def begin(out: Transport, name: Name = NAME) -> tuple[str, Verdict]:
+    call = out.circuits.next_call()
+    return call, out.admit(
+        name, call, budget=Budget("vtex:acme"), who=Calling(name.store, "stock"), total=5.0, horizon=1.0
+    )
+
+
+def end(out: Transport, begun: tuple[str, Verdict], failed: str = "", name: Name = NAME) -> None:
+    assert begun[1].word == GO
+    out.circuits.ended(name, *begun, Unavailable("answered 503") if failed else None, failed)
+
+
+def fail(out: Transport, *what: str) -> None:
+    for one in what:
+        end(out, begin(out), one)
+
+
+@pytest.fixture(params=["fakeredis", "valkey", "alone"])
+def anywhere(request: pytest.FixtureRequest) -> Iterator[redis.Redis | None]:
+    """Redis in both forms, and none at all."""
+    if request.param == "alone":
+        yield None
+        return
+    inner = request.getfixturevalue("valkey") if request.param == "valkey" else None
+    if inner is None:
+        import fakeredis
+
+        client: redis.Redis = fakeredis.FakeRedis(server=fakeredis.FakeServer())
+    else:
+        client = redis.Redis.from_url(inner.url)
+        client.flushall()
+    yield client
+    client.close()
+
+
+def test_five_distinct_failures_in_a_row_open_the_circuit(opened: Opened, anywhere: redis.Redis | None) -> None:
+    out = opened(anywhere)
+    fail(out.transport, "1", "2", "3", "4")
+    assert out.transport.circuits.shut_for("a") is None
+    fail(out.transport, "5")
+    _, verdict = begin(out.transport)
+    assert verdict.word == OPEN
+    assert 29 < verdict.wait <= 30
+    (circuit,) = out.transport.circuits.status("a")
+    assert (circuit.store, circuit.side, circuit.group, circuit.state) == ("a", "vtex", "g", "open")
+    assert circuit.why == "answered 503"
+    assert circuit.since is not None
+    assert 29 < circuit.reopens_in <= 30
+    assert [change.state for change in out.changes] == ["open"]
+    assert out.transport.circuits.shut_for("a", "vtex", "g") == pytest.approx(circuit.reopens_in, abs=1)
+    assert out.transport.circuits.shut_for("a", "marketplace") is None
+    assert out.transport.circuits.shut_for("b") is None
+
+
+def test_a_success_in_between_begins_the_count_anew(opened: Opened, anywhere: redis.Redis | None) -> None:
+    out = opened(anywhere).transport
+    fail(out, "1", "2", "3", "4")
+    end(out, begin(out))
+    fail(out, "5", "6", "7", "8")
+    assert begin(out)[1].word == GO
+
+
+def test_one_bad_sku_opens_nothing(opened: Opened, anywhere: redis.Redis | None) -> None:
+    out = opened(anywhere).transport
+    fail(out, *["sku 7"] * 50)
+    assert begin(out)[1].word == GO
+
+
+def test_refusals_neither_count_nor_reset(opened: Opened, anywhere: redis.Redis | None) -> None:
+    out = opened(anywhere).transport
+    for one in "1234":
+        for _ in range(20):
+            call, verdict = begin(out)
+            out.circuits.refused(NAME, call, verdict)
+        fail(out, one)
+    assert begin(out)[1].word == GO
+    fail(out, "5")
+    assert begin(out)[1].word == OPEN
+
+
+def test_alternating_failures_open_it_too(opened: Opened, server: redis.Redis) -> None:
+    out = opened(server).transport
+    for number in range(40):
+        begun = begin(out)
+        if begun[1].word == OPEN:
+            break
+        end(out, begun, "" if number % 2 else f"sku {number}")
+    assert 19 <= number < 25
+
+
+def test_a_tenth_of_failures_opens_nothing(opened: Opened, server: redis.Redis) -> None:
+    out = opened(server).transport
+    for number in range(300):
+        begun = begin(out)
+        end(out, begun, "" if number % 10 else f"sku {number}")
+    assert begin(out)[1].word == GO
+
+
+def test_one_probe_for_all_and_its_success_closes(opened: Opened, anywhere: redis.Redis | None) -> None:
+    out = opened(anywhere, prefix="same", open_seconds=0.2)
+    other = opened(anywhere, prefix="same", open_seconds=0.2).transport if anywhere else out.transport
+    fail(out.transport, *"12345")
+    began = time.monotonic()
+    probes: list[tuple[str, Verdict]] = []
+
+    def probed() -> bool:
+        begun = begin(out.transport)
+        if begun[1].word == GO:
+            probes.append(begun)
+        return bool(probes)
+
+    until(probed, 2)
+    assert 0.15 < time.monotonic() - began < 0.4
+    assert probes[0][1].probe
+    assert begin(other)[1].word == begin(out.transport)[1].word == OPEN
+    assert out.transport.circuits.status("a")[0].state == "half-open"
+    end(out.transport, probes[0])
+    assert begin(other)[1].word == GO
+    assert [change.state for change in out.changes] == ["open", "closed"]
+    assert out.transport.circuits.status("a") == []
+
+
+def test_a_probe_that_fails_doubles_the_time_up_to_the_longest(opened: Opened, anywhere: redis.Redis | None) -> None:
+    out = opened(anywhere, open_seconds=0.05, longest_seconds=0.15)
+    fail(out.transport, *"12345")
+    for _ in range(3):
+        probes: list[tuple[str, Verdict]] = []
+        until(lambda probes=probes: (probes.append(begin(out.transport)), probes[-1][1].word == GO)[1], 2)
+        end(out.transport, probes[-1], "1")
+    assert [round(change.reopens_in, 3) for change in out.changes] == [0.05, 0.1, 0.15, 0.15]
+
+
+def test_a_refused_probe_gives_way_to_the_next(opened: Opened, anywhere: redis.Redis | None) -> None:
+    out = opened(anywhere, open_seconds=0.02).transport
+    fail(out, *"12345")
+    begun: list[tuple[str, Verdict]] = []
+    until(lambda: (begun.append(begin(out)), begun[-1][1].word == GO)[1], 2)
+    out.circuits.refused(NAME, *begun[-1])
+    _, verdict = begin(out)
+    assert (verdict.word, verdict.probe) == (GO, True)
+
+
+def test_as_many_good_probes_as_asked_for_close_it(opened: Opened, anywhere: redis.Redis | None) -> None:
+    out = opened(anywhere, open_seconds=0.02, probes=3)
+    fail(out.transport, *"12345")
+    begun: list[tuple[str, Verdict]] = []
+    until(lambda: (begun.append(begin(out.transport)), begun[-1][1].word == GO)[1], 2)
+    end(out.transport, begun[-1])
+    for _ in range(2):
+        assert len(out.changes) == 1
+        again = begin(out.transport)
+        assert again[1].probe
+        assert begin(out.transport)[1].word == OPEN
+        end(out.transport, again)
+    assert [change.state for change in out.changes] == ["open", "closed"]
+
+
+def test_what_ends_late_changes_nothing(opened: Opened, anywhere: redis.Redis | None) -> None:
+    out = opened(anywhere, open_seconds=0.02)
+    late = [begin(out.transport) for _ in range(8)]
+    fail(out.transport, *"12345")
+    for number, begun in enumerate(late[:6]):
+        end(out.transport, begun, f"late {number}")
+    end(out.transport, late[6])
+    assert len(out.changes) == 1
+    probe: list[tuple[str, Verdict]] = []
+    until(lambda: (probe.append(begin(out.transport)), probe[-1][1].word == GO)[1], 2)
+    end(out.transport, late[7])
+    assert begin(out.transport)[1].word == OPEN, "only the probe decides"
+    end(out.transport, probe[-1])
+    assert begin(out.transport)[1].word == GO
+
+
+def test_other_stores_sides_and_groups_have_their_own(opened: Opened, server: redis.Redis) -> None:
+    out = opened(server).transport
+    fail(out, *"12345")
+    for name in (Name("b", "vtex", "g"), Name("a", "marketplace", "g"), Name("a", "vtex", "other")):
+        assert begin(out, name)[1].word == GO
+
+
+def test_calls_run_at_the_same_time(opened: Opened, server: redis.Redis, peer: Server) -> None:
+    """pybreaker alone holds its lock during a call."""
+    arrived = threading.Barrier(8)
+
+    def together(connection: object, seen: object) -> None:
+        arrived.wait(5)
+        answer()(connection, seen)
+
+    peer.behaviour = together
+    vtex = opened(server).transport.peer("a", "vtex", peer.url, account="vtex:acme")
+    threads = [threading.Thread(target=lambda: vtex.request("GET", "/x", operation="x")) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert peer.most_at_once == 8
+
+
+def call(vtex: Peer, key: str) -> None:
+    token = calling.set(Calling("a", "stock", key=key))
+    try:
+        vtex.request("GET", f"/sku/{key}", operation="sku")
+    finally:
+        calling.reset(token)
+
+
+def test_it_works_while_redis_goes_away_and_comes_back(opened: Opened, peer: Server) -> None:
+    with scratch("circuits-") as directory, Valkey(directory / "valkey", durable=False) as valkey:
+        out = opened(valkey.url, open_seconds=0.3)
+        vtex = out.transport.peer("a", "vtex", peer.url, account="vtex:acme")
+        call(vtex, "1")
+        valkey.kill()
+        peer.behaviour = cut
+        for key in "12345":
+            with pytest.raises(Unavailable):
+                call(vtex, key)
+        assert len(peer.seen) == 6
+        with pytest.raises(CircuitOpen):
+            call(vtex, "6")
+        assert len(peer.seen) == 6
+        assert [circuit.state for circuit in out.transport.circuits.status("a")] == ["open"]
+        peer.behaviour = answer()
+
+        def works() -> bool:
+            try:
+                call(vtex, "7")
+            except (CircuitOpen, Throttled):
+                return False
+            return True
+
+        until(works, 5)
+        assert [change.state for change in out.changes] == ["open", "closed"]
+        valkey.start()
+        until(lambda: works() and not out.transport.board.away, 5)
+        peer.behaviour = cut
+        for key in "12345":
+            with pytest.raises(Unavailable):
+                call(vtex, key)
+        with pytest.raises(CircuitOpen):
+            call(vtex, "6")
+        with redis.Redis.from_url(valkey.url) as client:
+            assert any(b":circuit:a:vtex:default" in key for key in client.scan_iter())
+
+
+def test_an_open_circuit_stays_open_when_redis_goes_away(opened: Opened) -> None:
+    with scratch("circuits-") as directory, Valkey(directory / "valkey", durable=False) as valkey:
+        out = opened(valkey.url).transport
+        fail(out, *"12345")
+        assert begin(out)[1].word == OPEN
+        valkey.kill()
+        _, verdict = begin(out)
+        assert verdict.word == OPEN
+        assert 25 < verdict.wait <= 30
+
+
+def test_a_listener_that_breaks_breaks_nothing(server: redis.Redis) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError("no")
+
+    out = Transport(server, "t", on_circuit=broken, observer=broken)
+    fail(out, *"12345")
+    assert begin(out)[1].word == OPEN
+    out.close()
+
+
+def test_every_script_lists_the_keys_it_touches() -> None:
+    import hub.circuits
+
+    folder = Path(hub.circuits.__file__).parent
+    scripts = sorted(folder.glob("*.lua"))
+    assert [script.name for script in scripts] == ["admit.lua", "circuit.lua", "hold.lua", "room.lua"]
+    for script in scripts:
+        text = script.read_text(encoding="utf-8")
+        head, _, code = text.partition("\nlocal ")
+        for number in range(1, 8):
+            assert (f"KEYS[{number}]" in code) <= (f"KEYS[{number}]" in head), (script.name, number)
+    assert Circuits  # the scripts belong to it

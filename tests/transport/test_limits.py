@@ -1,0 +1,240 @@
+"""Budgets are kept by everybody together, in order of service and in turns; holds are obeyed by everybody."""
+
+import socket
+import time
+
+import pytest
+import redis
+
+from hub.circuits import Name
+from hub.errors import Throttled
+from hub.limits import SPENT, Budget
+from hub.runtime.embedded import Valkey
+from hub.transport import GO, HELD, LIMIT, Calling, Transport, calling
+
+from .conftest import Opened
+from .peer import Peer, answer, until
+
+
+def ask(
+    out: Transport,
+    budget: Budget,
+    context: str = "stock",
+    store: str = "a",
+    *,
+    ticket: str = "",
+    for_load: bool = False,
+    group: str = "g",
+    horizon: float = 0.0,
+) -> tuple[int, float]:
+    """(word, wait) of one call; `horizon` 0: nobody books ahead."""
+    who = Calling(store, context, for_load=for_load, ticket=ticket)
+    name = Name(store, "marketplace", group)
+    verdict = out.admit(name, out.circuits.next_call(), budget=budget, who=who, total=1.0, horizon=horizon)
+    return verdict.word, verdict.wait
+
+
+def granted(out: Transport, budget: Budget, context: str, most: int = 100, **given: object) -> int:
+    """How many calls may start now."""
+    count = 0
+    while count < most and ask(out, budget, context, **given)[0] == GO:
+        count += 1
+    return count
+
+
+def test_two_processes_share_one_bucket_and_the_next_token_comes_after_one_interval(
+    opened: Opened, server: redis.Redis
+) -> None:
+    budget = Budget("m:acme", rate=5.0, burst=4)
+    one = opened(server, prefix="same").transport
+    two = opened(server, prefix="same").transport
+    assert granted(one, budget, "stock", 3) == 3
+    assert granted(two, budget, "stock") == 1
+    word, wait = ask(one, budget)
+    assert word == LIMIT
+    assert 0.1 < wait <= 1 / 5 / SPENT
+    assert granted(opened(server, prefix="other").transport, budget, "stock") == 4
+
+
+def test_the_less_important_is_told_to_wait_sooner(opened: Opened, server: redis.Redis) -> None:
+    out = opened(server).transport
+    budget = Budget("m:acme", rate=1.0, burst=10)
+    assert granted(out, budget, "catalog", 10) == 10
+    words = {
+        context: ask(out, Budget("m:acme", rate=1.25 / SPENT, burst=10), context, horizon=1.0)[0]
+        for context in ("load", "catalog", "price", "order")
+    }
+    # The bucket is empty, the next token comes in about 0.8 s (after the ten at another rate: a little more).
+    assert words["load"] == words["catalog"] == LIMIT
+
+
+def test_a_load_and_what_it_asks_for_leave_the_last_fifth(opened: Opened, server: redis.Redis) -> None:
+    out = opened(server).transport
+    budget = Budget("m:acme", rate=0.1, burst=10)
+    assert granted(out, budget, "load", 5) == 5
+    assert granted(out, budget, "catalog", for_load=True) == 3
+    assert granted(out, budget, "catalog") == 2
+
+
+def test_a_load_alone_is_never_locked_out_even_of_the_smallest_bucket(opened: Opened, server: redis.Redis) -> None:
+    out = opened(server).transport
+    budget = Budget("m:acme", rate=50.0, burst=1)
+    count = 0
+
+    def another() -> bool:
+        nonlocal count
+        count += ask(out, budget, "load")[0] == GO
+        return count == 5
+
+    began = time.monotonic()
+    until(another, 5)
+    assert time.monotonic() - began >= 4 * 0.02
+
+
+def test_an_order_is_served_while_a_load_waits(opened: Opened, server: redis.Redis) -> None:
+    out = opened(server).transport
+    budget = Budget("m:acme", rate=20.0, burst=5)
+    assert granted(out, budget, "load") == 4
+    for _ in range(3):
+        assert ask(out, budget, "load", horizon=1.0)[0] == LIMIT
+    word, wait = ask(out, budget, "order", horizon=1.0)
+    assert (word, wait) == (GO, 0.0)
+
+
+def test_a_wait_up_to_a_second_is_slept_a_longer_one_is_throttled(opened: Opened, peer: Peer) -> None:
+    out = opened().transport
+    soon = out.peer("a", "marketplace", peer.url, account="soon", rate=12.0, burst=4)  # alone: a quarter
+    soon.request("GET", "/x", operation="x")
+    began = time.monotonic()
+    token = calling.set(Calling("a", "order"))
+    try:
+        soon.request("GET", "/x", operation="x")
+    finally:
+        calling.reset(token)
+    assert 0.2 < time.monotonic() - began < 1.0
+    late = out.peer("a", "marketplace", peer.url, account="late", rate=0.1, burst=1)
+    late.request("GET", "/x", operation="x")
+    began = time.monotonic()
+    with pytest.raises(Throttled) as caught:
+        late.request("GET", "/x", operation="x")
+    assert time.monotonic() - began < 0.2
+    assert 30 < caught.value.wait < 60
+    assert len(peer.seen) == 3
+
+
+def test_stores_that_share_a_budget_take_turns(opened: Opened, server: redis.Redis) -> None:
+    out = opened(server).transport
+    budget = Budget("vtex:acme", rate=100.0, burst=5)
+    served = {"busy": 0, "quiet": 0}
+    ends = time.monotonic() + 3.0
+    while time.monotonic() < ends:
+        for _ in range(9):  # the busy one asks nine times as often
+            served["busy"] += ask(out, budget, "stock", "busy")[0] == GO
+        served["quiet"] += ask(out, budget, "stock", "quiet")[0] == GO
+    assert served["busy"] + served["quiet"] > 3 * 100 * SPENT * 0.7, "what nobody else wants is not wasted"
+    assert served["quiet"] > 0.6 * served["busy"], served
+
+
+def test_a_store_that_waits_for_less_important_work_takes_no_turn(opened: Opened, server: redis.Redis) -> None:
+    out = opened(server).transport
+    budget = Budget("vtex:acme", rate=100.0, burst=5)
+    served = 0
+    ends = time.monotonic() + 1.2
+    while time.monotonic() < ends:
+        ask(out, budget, "load", "loading")
+        served += ask(out, budget, "order", "selling")[0] == GO
+    assert served > 100
+
+
+def test_room_kept_for_a_claim_is_there_when_its_calls_come(opened: Opened, server: redis.Redis) -> None:
+    out = opened(server, prefix="same").transport
+    other = opened(server, prefix="same").transport
+    budget = Budget("m:acme", rate=0.1, burst=10)
+    out.limits.register(budget)
+    room = out.limits.room("m:acme", 6, "stock")
+    assert (room.granted, room.wait) == (6, 0.0)
+    assert granted(other, budget, "price") == 4, "others leave room"
+    assert granted(out, budget, "stock", ticket=room.ticket) == 6
+    assert out.limits.room("m:acme", 6, "stock").granted == 0
+    assert out.limits.room("m:acme", 6, "stock").wait > 1
+    assert out.limits.room("nobody", 6, "stock").granted == 6
+
+
+def test_room_given_back_is_free_again_and_more_important_work_does_not_wait_for_it(
+    opened: Opened, server: redis.Redis
+) -> None:
+    out = opened(server).transport
+    budget = Budget("m:acme", rate=0.1, burst=10)
+    out.limits.register(budget)
+    assert out.limits.room("m:acme", 50, "load").granted == 8
+    room = out.limits.room("m:acme", 50, "price")
+    assert room.granted == 10, "a load's room does not stand in the way of price"
+    assert out.limits.room("m:acme", 1, "price").granted == 0
+    out.limits.release("m:acme", room.ticket)
+    assert out.limits.room("m:acme", 3, "order").granted == 3
+
+
+def test_a_hold_stops_that_account_and_group_for_everybody_and_ends_exactly(
+    opened: Opened, server: redis.Redis
+) -> None:
+    one = opened(server, prefix="same").transport
+    two = opened(server, prefix="same").transport
+    budget = Budget("vtex:acme")
+    began = time.monotonic()
+    one.limits.hold("vtex:acme", "g", 0.5)
+    one.limits.hold("vtex:acme", "g", 0.1)
+    word, wait = ask(two, budget)
+    assert word == HELD
+    assert 0.3 < wait <= 0.5
+    assert two.limits.held("vtex:acme", "g") == pytest.approx(wait, abs=0.1)
+    assert two.limits.room("vtex:acme", 5, "stock", group="g").granted == 5, "no budget was named: no limit to keep"
+    assert ask(two, budget, group="other")[0] == GO
+    assert ask(two, Budget("vtex:other"))[0] == GO
+    until(lambda: ask(two, budget)[0] == GO, 2)
+    assert 0.5 <= time.monotonic() - began < 0.6
+    assert two.limits.held("vtex:acme", "g") == 0
+
+
+def test_an_absurd_hold_is_bounded(opened: Opened, server: redis.Redis) -> None:
+    out = opened(server).transport
+    out.limits.hold("vtex:acme", "g", 1e9)
+    assert 899 < out.limits.held("vtex:acme", "g") <= 900
+
+
+def test_nothing_is_kept_in_redis_for_longer_than_it_matters(opened: Opened, server: redis.Redis) -> None:
+    out = opened(server).transport
+    budget = Budget("m:acme", rate=1.0, burst=1)
+    out.limits.register(budget)
+    out.limits.room("m:acme", 1, "order")
+    granted(out, budget, "order", horizon=1.0)
+    granted(out, budget, "stock", store="b")
+    out.limits.hold("m:acme", "g", 3)
+    keys = list(server.scan_iter())
+    assert len(keys) >= 3
+    assert all(0 < server.pttl(key) < 20_000 for key in keys), {key: server.pttl(key) for key in keys}
+
+
+def test_without_redis_a_process_goes_on_with_a_quarter_and_comes_back_by_itself(
+    opened: Opened, valkey: Valkey, peer: Peer
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        nowhere = f"redis://127.0.0.1:{free.getsockname()[1]}/0"
+    out = opened(nowhere).transport
+    budget = Budget("m:acme", rate=0.1, burst=40)
+    began = time.monotonic()
+    assert granted(out, budget, "order") == 10
+    assert granted(out, budget, "load") == 0
+    assert time.monotonic() - began < 1, "Redis is asked once a second, not by every call"
+    assert out.board.away
+    assert out.limits.room("m:acme", 3, "order").granted == 3, "an account that nobody registered has no limit"
+    out.limits.register(budget)
+    assert out.limits.room("m:acme", 3, "order").granted == 0
+    out.limits.hold("m:acme", "g", 0.3)
+    assert ask(out, Budget("m:acme"))[0] == HELD
+    vtex = out.peer("a", "vtex", peer.url, account="vtex:acme")
+    assert vtex.request("GET", "/x", operation="x").ok
+    peer.behaviour = answer(429, b"", Retry_After="5")
+    for _ in range(2):
+        with pytest.raises(Throttled):
+            vtex.request("GET", "/x", operation="x")
+    assert len(peer.seen) == 2

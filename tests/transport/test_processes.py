@@ -1,0 +1,145 @@
+"""Four real processes, and what of their calls reaches the peer."""
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from .peer import Peer, answer
+
+PROCESSES = 4
+
+
+class Callers:
+    """Four processes that wait for the word."""
+
+    def __init__(self, closing: ExitStack, redis_url: tuple[str, str], peer: Peer, **told: Any) -> None:
+        url, prefix = redis_url
+        self.processes = []
+        for number in range(PROCESSES):
+            process = closing.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", "tests.transport.caller"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            closing.callback(process.kill)
+            self.processes.append(process)
+            mine = {"redis": url, "prefix": prefix, "url": peer.url, "name": str(number), **told}
+            self._say(process, json.dumps(mine))
+        for process in self.processes:
+            assert self._hear(process) == "ready"
+
+    def run(self) -> Counter[str]:
+        for process in self.processes:
+            self._say(process, "go")
+        came: Counter[str] = Counter()
+        for process in self.processes:
+            came.update(json.loads(self._hear(process)))
+        return came
+
+    @staticmethod
+    def _say(process: subprocess.Popen[str], line: str) -> None:
+        assert process.stdin is not None
+        process.stdin.write(line + "\n")
+        process.stdin.flush()
+
+    @staticmethod
+    def _hear(process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        return process.stdout.readline().strip()
+
+
+@pytest.fixture
+def closing() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def most_in_a_second(times: list[float]) -> int:
+    """The most of them in any second."""
+    times = sorted(times)
+    most = first = 0
+    for last, at in enumerate(times):
+        while at - times[first] >= 1.0:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+def test_four_processes_never_exceed_the_limit_in_any_second_and_use_it(
+    closing: ExitStack, redis_url: tuple[str, str], peer: Peer
+) -> None:
+    callers = Callers(closing, redis_url, peer, rate=20, burst=1, seconds=4.0)
+    came = callers.run()
+    assert came["done"] == len(peer.seen)
+    assert most_in_a_second(peer.times) <= 20
+    assert len(peer.seen) >= 4 * 20 * 0.95 * 0.85
+
+
+def test_one_probe_for_four_processes_at_exact_times(
+    closing: ExitStack, redis_url: tuple[str, str], peer: Peer
+) -> None:
+    healthy_after = 3  # probes
+    failing = answer(503, b"down")
+    probes: list[tuple[float, float]] = []
+    failures: list[float] = []
+
+    def behave(connection: Any, seen: Any) -> None:
+        if len(probes) >= healthy_after:
+            answer()(connection, seen)
+        elif not failures or seen.at - failures[-1] < 0.3:  # before it opened, or in flight while it did
+            failures.append(seen.at)
+            failing(connection, seen)
+        else:
+            time.sleep(0.2)  # everybody else would come now
+            failing(connection, seen)
+            probes.append((seen.at, time.monotonic()))
+
+    peer.behaviour = behave
+    patience = {"open_seconds": 0.4, "longest_seconds": 0.8}
+    came = Callers(closing, redis_url, peer, patience=patience, seconds=5.0).run()
+    times = sorted(peer.times)
+    asked = [at for at, _ in probes]
+    assert len(failures) <= 5 + PROCESSES * 3 - 1, "five open it; the others were under way"
+    assert len(probes) == healthy_after, "one at a time"
+    begun = [max(failures), *(end for _, end in probes)]
+    closing_probe = next(at for at in times if at > begun[-1])
+    pauses = [at - ended for at, ended in zip([*asked, closing_probe], begun, strict=True)]
+    for pause, due in zip(pauses, [0.4, 0.8, 0.8, 0.8], strict=True):
+        assert due - 0.05 <= pause < due + 0.25, pauses
+    quiet = [(before, after) for before, after in pairwise(times) if after - before > 0.35]
+    assert len(quiet) == 4, "nobody called while it was open"
+    assert came["done"] > 100, "it closed for everybody"
+    assert came["CircuitOpen"] > 100
+
+
+def test_after_a_429_no_process_calls_before_the_time(
+    closing: ExitStack, redis_url: tuple[str, str], peer: Peer
+) -> None:
+    throttled: list[float] = []
+
+    def behave(connection: Any, seen: Any) -> None:
+        if len(peer.seen) > 20 and (not throttled or seen.at - throttled[0] < 0.3):
+            throttled.append(seen.at)
+            answer(429, b"slow down", Retry_After="2")(connection, seen)
+        else:
+            answer()(connection, seen)
+
+    peer.behaviour = behave
+    came = Callers(closing, redis_url, peer, seconds=4.0).run()
+    assert 1 <= len(throttled) <= PROCESSES * 3, "only what was under way"
+    after = [at for at in peer.times if at > throttled[-1]]
+    assert min(after) - throttled[-1] >= 1.95
+    assert min(after) - throttled[-1] < 2.3
+    assert came["Throttled"] > 100
+    assert came["done"] > 30
