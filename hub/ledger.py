@@ -776,7 +776,7 @@ select context, key, status from moved
 
 
 def _then(outcome: Outcome) -> tuple[Ask, ...]:
-    return outcome.then if isinstance(outcome, (Done, Parked, Refused)) else ()
+    return outcome.then if isinstance(outcome, (Done, Parked, Postponed, Refused)) else ()
 
 
 def _remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]]) -> None:

@@ -326,7 +326,10 @@ class OrderPage:
 
 @dataclass(frozen=True, slots=True)
 class IntegrationAnswer:
-    """VTEX's answer or result for an order integration (vtex.md 9.4)."""
+    """VTEX's answer or result for an order integration (vtex.md 9.4).
+
+    `age`: seconds since a result came in; `None` for an immediate answer.
+    """
 
     success: bool
     flow: str
@@ -337,6 +340,7 @@ class IntegrationAnswer:
     inner_codes: tuple[str, ...] = ()
     main_order_id: str | None = None
     problems: tuple[Problem, ...] = ()
+    age: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,11 +53,15 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """`NotNow` as an ending: a key's own wait (`scope` key) or the whole store's, for which a gate holds the time."""
+    """`NotNow` as an ending: a key's own wait (`scope` key) or the whole store's, for which a gate holds the time.
+
+    `then` is what others have to do meanwhile (an order waits for stock that VTEX does not have: show the zero).
+    """
 
     wait: float
     scope: Literal["key", "store"] = "key"
     why: str = ""
+    then: tuple[Ask, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

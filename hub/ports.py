@@ -194,7 +194,7 @@ class OrderRecord:
     vtex_order_id: str | None = None
     operation_id: str | None = None
     reference: str | None = None
-    sent_age: float | None = None  # seconds since creation was sent
+    sent_age: float | None = None  # seconds since creation or approval was sent last
     approved: bool = False
     problems: tuple[Problem, ...] = ()
 
@@ -249,7 +249,10 @@ class States(Protocol):
         """The hub's record of a marketplace order."""
 
     def save_order(self, record: OrderRecord) -> None:
-        """Insert or update the record of an order; a state never goes back (ORD-10)."""
+        """Insert or update the record of an order; it never leaves VTEX again (ORD-10).
+
+        `None` leaves a known value as it is. `sent_age` of 0 marks creation or approval as sent now.
+        """
 
     def results(self, order_id: str) -> Sequence[IntegrationAnswer]:
         """Every integration result that VTEX has posted for an order, oldest first."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -48,14 +48,15 @@ ORDER_STATES = (
     "integrated",
     "waiting_authorization",
     "approved",
+    "cancelled",
     "failed",
     "cancelled_before_integration",
 )
-"""The states of an order in the hub, in the order in which they may follow (vtex.md 9.1); `retry` and `validating`
-may alternate, and `failed` may be tried again."""
+"""The states of an order in the hub, in the order in which they may follow (vtex.md 9.1). Before `integrated` any may
+follow any: a refused order is tried again, and what was given up may turn out to stand in VTEX. The last two are ends
+outside of VTEX."""
 
-_RANK = {"seen": 0, "validating": 0, "retry": 0, "failed": 0, "sending": 1, "enqueued": 2, "integrated": 3}
-_FINAL_RANK = 4
+_RANK = {"integrated": 1, "waiting_authorization": 1, "approved": 2, "cancelled": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +149,13 @@ class StoreStates:
         )
 
     def save_order(self, record: OrderRecord) -> None:
-        """Insert or update the record of an order; a state never goes back (ORD-10).
+        """Insert or update the record of an order; what stands in VTEX never leaves it again (ORD-10).
 
-        The order itself holds personal data and is encrypted. `sent_age` of 0 marks the creation as sent now.
+        `None` leaves a known value as it is. The order itself holds personal data and is encrypted. `sent_age` of 0
+        marks creation or approval as sent now.
         """
         body = self.box.seal(json.dumps(asdict(record.order), default=str).encode()) if record.order else None
-        rank = _RANK.get(record.state, _FINAL_RANK)
+        rank = _RANK.get(record.state, 0)
         with self._db() as db:
             db.execute(
                 """
@@ -162,7 +164,7 @@ class StoreStates:
                 values (%(store)s, %(id)s, %(state)s, %(body)s, %(vtex)s, %(operation)s, %(reference)s,
                         now() - make_interval(secs => %(sent)s), %(approved)s, %(problems)s, %(total)s)
                 on conflict (store, order_id) do update set
-                  state = case when %(rank)s >= coalesce((%(ranks)s::jsonb ->> o.state)::int, 4)
+                  state = case when %(rank)s >= coalesce((%(ranks)s::jsonb ->> o.state)::int, 0)
                             then excluded.state else o.state end,
                   body = coalesce(excluded.body, o.body),
                   vtex_order_id = coalesce(excluded.vtex_order_id, o.vtex_order_id),
@@ -190,16 +192,19 @@ class StoreStates:
             )
 
     def results(self, order_id: str) -> Sequence[IntegrationAnswer]:
-        """Every integration result that VTEX has posted for an order, oldest first (vtex.md 9.4)."""
+        """The integration results that VTEX has posted for an order, oldest first: the last 200 (vtex.md 9.4)."""
         with self._db() as db:
             rows = db.execute(
                 """
-                select body from notices where store = %s and kind = 'result' and key = %s and fate = 'accepted'
-                order by received_at limit 200
+                select body, extract(epoch from now() - received_at)::float8 from (
+                  select body, received_at from notices
+                  where store = %s and kind = 'result' and key = %s and fate = 'accepted'
+                  order by received_at desc limit 200) newest
+                order by received_at
                 """,
                 (self.store, order_id),
             ).fetchall()
-        return [integration_answer(json.loads(row[0])) for row in rows]
+        return [replace(integration_answer(json.loads(row[0])), age=row[1]) for row in rows]
 
     # ---------------------------------------------------------------- cursors and loads
 

@@ -113,6 +113,9 @@ class StoreSettings(BaseModel):
             listing=ListingRules(defaults=dict(self.defaults)),
             look_again=self.look_again,
             mapping_link=self.mapping_link,
+            order_policy=self.order_policy,
+            result_timer=self.result_timer_seconds,
+            poll_orders=self.poll_orders_seconds,
         )
 
 
