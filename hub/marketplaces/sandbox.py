@@ -23,7 +23,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar
 from urllib.parse import quote, urlencode
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from stdnum import ean
 
 from hub.errors import AuthLost, NotFound, Problem, Refusal, Unavailable, UnknownOutcome
@@ -271,7 +271,7 @@ class _FeedLine(_Told):
 
 class _Pointer(_Told):
     id: str
-    updated_at: datetime
+    updated_at: AwareDatetime
 
 
 class _Pointers(_Told):
@@ -319,7 +319,7 @@ class _Order(_Told):
     total: Any
     delivery: str = "delivery"
     payments: tuple[str, ...] = ()
-    updated_at: datetime | None = None
+    updated_at: AwareDatetime | None = None
     buyer: _Person | None = None
     address: _Place | None = None
 
@@ -629,66 +629,63 @@ def normalised(told: _Order, dialect: Dialect, currency: str) -> MarketplaceOrde
     )
 
 
-@dataclass(frozen=True, slots=True)
-class OrdersCursor:
-    """Where polling goes on: `since` the newest update seen; while pages follow, `page` of the query from `start`.
+class OrdersCursor(BaseModel):
+    """Where polling goes on, as text between two polls.
 
-    `seen` is the digest of the last whole answer: the overlap brings the newest orders again, and the same answer as
-    before has nothing new.
+    `since`: the newest update seen. While pages follow, `page` is the next one of the query that began at `start`, and
+    `news` tells that this query brought something newer. `quiet`: the last query brought nothing newer, so that the
+    next one needs no overlap. `seen` is the digest of the last answer: the same again has nothing new.
     """
 
-    since: str = ""
-    start: str = ""
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    since: AwareDatetime | None = None
+    start: AwareDatetime | None = None
     page: str = ""
+    news: bool = False
+    quiet: bool = False
     seen: str = ""
 
     def text(self) -> str:
         """As it is kept."""
-        return json.dumps([self.since, self.start, self.page, self.seen], separators=(",", ":"))
+        return self.model_dump_json(exclude_defaults=True)
 
     @staticmethod
     def of(text: str | None) -> OrdersCursor:
         """Read back what `text` wrote; one that cannot be read starts over, which repeats and loses nothing."""
         try:
-            parts = json.loads(text or "[]")
-        except ValueError:
+            return OrdersCursor.model_validate_json(text or "{}")
+        except ValidationError:
             return OrdersCursor()
-        return (
-            OrdersCursor(*parts)
-            if isinstance(parts, list) and all(isinstance(p, str) for p in parts[:4])
-            else OrdersCursor()
-        )
 
     def query(self) -> dict[str, str]:
         """The parameters of the next call."""
-        start = self.start if self.page else self.overlapped()
+        begin = self.begin
         return {
             "limit": str(_PAGE),
-            **({"updated_since": start} if start else {}),
+            **({"updated_since": begin.isoformat()} if begin else {}),
             **({"cursor": self.page} if self.page else {}),
         }
 
-    def overlapped(self) -> str:
-        """Where a new query begins."""
-        return (datetime.fromisoformat(self.since) - OVERLAP).isoformat() if self.since else ""
+    @property
+    def begin(self) -> datetime | None:
+        """The oldest update that the next call asks for."""
+        if self.page:
+            return self.start
+        return self.since - OVERLAP if self.since and not self.quiet else self.since
 
     def after(self, told: _Pointers) -> OrderPage:
         """The page that was told, and the cursor behind it."""
-        newest = max((one.updated_at for one in told.orders), default=None)
-        since = self.since
-        if newest is not None and (not since or newest > datetime.fromisoformat(since)):
-            since = newest.astimezone(UTC).isoformat()
-        seen = hashlib.sha256(repr([(one.id, one.updated_at) for one in told.orders]).encode()).hexdigest()[:16]
-        follows = told.more and bool(told.next_cursor)
-        whole = not self.page and not follows
-        ids = () if whole and seen == self.seen else tuple(dict.fromkeys(one.id for one in told.orders))
-        cursor = OrdersCursor(
-            since,
-            (self.start if self.page else self.overlapped()) if follows else "",
-            (told.next_cursor or "") if follows else "",
-            seen if whole else "",
-        )
-        return OrderPage(ids, cursor.text(), follows)
+        times = [one.updated_at for one in told.orders] + ([self.since] if self.since else [])
+        since = max(times).astimezone(UTC) if times else None
+        news = self.news or since != self.since
+        if told.more and told.next_cursor:
+            ids, rest = told.orders, OrdersCursor(since=since, start=self.begin, page=told.next_cursor, news=news)
+        else:
+            seen = hashlib.sha256(repr([(one.id, one.updated_at) for one in told.orders]).encode()).hexdigest()[:16]
+            ids = () if seen == self.seen else told.orders
+            rest = OrdersCursor(since=since, quiet=not news, seen=seen)
+        return OrderPage(tuple(dict.fromkeys(one.id for one in ids)), rest.text(), bool(rest.page))
 
 
 def leaves(categories: Sequence[_Category], above: str = "") -> dict[str, str]:
