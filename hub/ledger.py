@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from hub import messages
-from hub.db import retrying, translated
+from hub.db import StorageAway, StorageRefused, retrying, translated
 from hub.errors import Problem
 from hub.model import Ask, BindingState, LotOutcome, Row, Urgency, Written
 from hub.outcome import (
@@ -37,6 +38,8 @@ from hub.outcome import (
     Unknown,
     Waiting,
 )
+
+log = logging.getLogger("hub.ledger")
 
 DEAD_PAUSE = 600.0
 """Seconds: a dead key gets one try in this time at most, however often it is asked for (law 1)."""
@@ -513,6 +516,14 @@ class Ledger:
             wake |= set(asked.fetchall()) if asked else set()
             died = sum(1 for row in moved.fetchall() if row[2] == "dead")
         return Settled(fenced, frozenset(wake), died)
+
+    def abandon(self, claim: Claim) -> None:
+        """Let a claim that cannot be settled expire now; the sweep frees its keys. Never raises."""
+        try:
+            with translated(), self.pool.connection() as db:
+                db.execute("update claims set until = now() where id = %s", (claim.id,))
+        except (StorageAway, StorageRefused):
+            log.warning("claim %s is left to its deadline: PostgreSQL is away", claim.id)
 
     # ---------------------------------------------------------------- what time does
 

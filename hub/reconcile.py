@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from hub.contexts import CONTEXTS, Context
-from hub.contexts.step import Item, Send, Step
+from hub.contexts.step import OPERATIONS as CATALOG_OPERATIONS
+from hub.contexts.step import TO_MARKETPLACE, Item, Send, Step
 from hub.errors import AuthLost, HubError, LeaseLost, NotNow, Problem, Refusal, Unavailable, UnknownOutcome
 from hub.ledger import Claim, Ledger, Pair
 from hub.limits import Room
@@ -31,9 +32,7 @@ from hub.transport import Calling, calling
 log = logging.getLogger("hub.reconcile")
 
 OPERATIONS = {
-    "catalog": "Catalog change",
-    "price": "Price update",
-    "stock": "Inventory update",
+    **CATALOG_OPERATIONS,
     "order": "Order creation",
     "fulfilment": "Order status update",
     "load": "Catalog change",
@@ -41,7 +40,7 @@ OPERATIONS = {
 }
 """Context → operation, in the words of vtex.md 15.2."""
 
-DIRECTIONS = dict.fromkeys(OPERATIONS, "VTEX to Marketplace") | {"order": "Marketplace to VTEX"}
+DIRECTIONS = dict.fromkeys(OPERATIONS, TO_MARKETPLACE) | {"order": "Marketplace to VTEX"}
 
 LOT_PATIENCE = 600.0
 """Seconds after which a row asks what became of its lot, should nobody have told it."""
@@ -143,9 +142,13 @@ class Reconciler:
         attempt = _Attempt(
             self, link, claim, context, ticket, lambda: min(ends - self.monotonic(), self.heart.remaining())
         )
-        endings = attempt.run()
-        rows = [self._with_death(ending, self._next(claim, ending)) for ending in endings]
-        settled = self.ledger.settle(claim, rows)
+        try:
+            endings = attempt.run()
+            rows = [self._with_death(ending, self._next(claim, ending)) for ending in endings]
+            settled = self.ledger.settle(claim, rows)
+        except Exception:
+            self.ledger.abandon(claim)  # its keys are free at once, instead of when the claim's deadline passes
+            raise
         words = Counter(row.status if row.work != "p" else "given back" for _, row in rows)
         return Report(
             slug=link.slug,

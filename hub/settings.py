@@ -100,8 +100,8 @@ class SweepSettings(_Block):
     """Rounds of the sweep and how long a silent worker keeps its keys; see queues.yaml for each."""
 
     every_seconds: Seconds = 1.0
-    lease_seconds: Seconds = 10.0
-    heartbeat_seconds: Seconds = 3.0
+    lease_seconds: Seconds = 20.0
+    heartbeat_seconds: Seconds = 4.0
     batch: Annotated[int, Field(ge=1, le=100_000)] = 1000
     gate_try_seconds: Seconds = 900.0
     spread_seconds: Seconds = 10.0

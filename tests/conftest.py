@@ -14,6 +14,7 @@ import redis
 from psycopg import sql
 
 from hub.runtime.embedded import Postgres, Valkey, scratch
+from tests.cell import Cell
 
 _numbers = itertools.count(1)
 
@@ -88,3 +89,15 @@ def redis_url(valkey: Valkey) -> Iterator[tuple[str, str]]:
     with redis.Redis.from_url(valkey.url) as client:
         for key in client.scan_iter(match=f"{prefix}*", count=1000):
             client.delete(key)
+
+
+@pytest.fixture(scope="session")
+def cell(
+    valkey: Valkey, postgres: Postgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cell]:
+    """The whole hub running: intake, workers, sweep, both simulators. Tests make stores of their own in it."""
+    from tests.cell import running_cell
+
+    copies = _copied(postgres, migrated_template)
+    with running_cell(valkey, postgres, next(copies), tmp_path_factory.mktemp("cell")) as running:
+        yield running

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hub.contexts import catalog, load, offer
+from hub.contexts import catalog, load, lot, offer
 from hub.contexts.step import Item, Step
 from hub.outcome import Ending
 from hub.ports import Link, Manifest
@@ -44,6 +44,10 @@ def _load_lane(_manifest: Manifest) -> str:
     return "load"
 
 
+def _lot_lane(_manifest: Manifest) -> str:
+    return "lot"
+
+
 CONTEXTS: Mapping[str, Context] = {
     context.name: context
     for context in (
@@ -51,5 +55,6 @@ CONTEXTS: Mapping[str, Context] = {
         Context("price", ("stock",), _offer_lane, offer.read, offer.decide, offer.write),
         Context("stock", ("price",), _offer_lane, offer.read, offer.decide, offer.write),
         Context("load", (), _load_lane, load.read, load.decide, load.write),
+        Context("lot", (), _lot_lane, lot.read, lot.decide, lot.write),
     )
 }

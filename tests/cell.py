@@ -1,0 +1,419 @@
+"""A whole hub for tests: real servers, real processes, simulators; stores are cheap and never share anything.
+
+One cell serves a whole test process. Each test makes stores of its own in it, with accounts of their own on both
+simulators, so tests neither wait for nor disturb each other.
+"""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+import yaml
+from cryptography.fernet import Fernet
+
+from hub.db import open_pool
+from hub.ledger import Ledger
+from hub.marketplaces import adapter
+from hub.runtime.embedded import Postgres, Valkey
+from hub.settings import Settings
+from hub.simulators import marketplace as marketplace_simulator
+from hub.simulators import vtex as vtex_simulator
+from hub.simulators.control import Truth, VtexControl
+from hub.simulators.marketplace_control import MarketplaceControl, SellerAccount, ShownSku
+from hub.simulators.serving import in_thread
+from hub.stores import Registry, SecretBox, Store
+
+ROOT = Path(__file__).resolve().parent.parent
+PROFILES = {"sandbox-sync": "sync", "sandbox-lot": "lot", "sandbox-replace": "full-replace"}
+CATEGORIES = ("MC-130", "MC-210")
+"""Leaves of the sandbox that demand no attribute."""
+
+_numbers = itertools.count(1)
+
+
+def until(what: Callable[[], Any], *, seconds: float = 20.0, why: str = "") -> Any:
+    """What `what` answers, once that is truthy; fails with `why` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = what()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            message = why or "it did not happen in time"
+            raise AssertionError(f"{message}; last seen: {answer!r}")
+        time.sleep(0.02)
+
+
+@dataclass
+class Shop:
+    """One store of a test: its registration, its VTEX account and its account at the marketplace."""
+
+    cell: "Cell"
+    store: Store
+    token: str
+    account: str
+    seller: SellerAccount
+    affiliate: str = "MKP"
+
+    @property
+    def slug(self) -> str:
+        return self.store.slug
+
+    @property
+    def intake_url(self) -> str:
+        return f"{self.cell.intake_url}/{self.token}"
+
+    # -- VTEX
+    def grow(self, count: int, **spec: Any) -> list[str]:
+        """Make SKUs; their ids. Not announced unless `notify=True`."""
+        first = int(spec.pop("first_id", next(_numbers) * 1000))
+        spec = {"category_ids": [1], "price": [9990, 9990], "stock": [37, 37], **spec}
+        self.cell.vtex.grow(self.account, count, first_id=first, channels=[1], **spec)
+        return [str(first + number) for number in range(count)]
+
+    def change(self, sku: str, *, notify: Any = True, **fields: Any) -> None:
+        self.cell.vtex.change(self.account, int(sku), notify=notify, **fields)
+
+    def notify(self, body: Mapping[str, Any], path: str = "") -> requests.Response:
+        """POST a notification as VTEX would."""
+        return requests.post(f"{self.intake_url}{path}", json=body, timeout=10)
+
+    def modified(self, key: str, **flags: Any) -> requests.Response:
+        """The usual notification with these flags (sku, price, stock, removed, active)."""
+        names = {
+            "sku": "HasStockKeepingUnitModified",
+            "price": "PriceModified",
+            "stock": "StockModified",
+            "removed": "HasStockKeepingUnitRemovedFromAffiliate",
+            "active": "IsActive",
+        }
+        body: dict[str, Any] = {"IdSku": key, "An": self.account, "IdAffiliate": self.affiliate, "IsActive": True}
+        for name in names.values():
+            body.setdefault(name, False)
+        body.update({names[name]: value for name, value in flags.items()})
+        answer = self.notify(body)
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    def truth(self, sku: str) -> Truth:
+        return self.cell.vtex.truth(self.account, 1)[sku]
+
+    # -- the marketplace
+    def shown(self, sku: str) -> ShownSku | None:
+        return self.cell.marketplace.shown(self.slug).get(sku)
+
+    def all_shown(self) -> dict[str, ShownSku]:
+        return self.cell.marketplace.shown(self.slug)
+
+    def published(self, *skus: str, seconds: float = 20.0) -> None:
+        """Announce SKUs and wait until the marketplace shows each with price and stock."""
+        for sku in skus:
+            self.modified(sku, sku=True)
+        for sku in skus:
+            self.shows(sku, seconds=seconds)
+
+    def shows(self, sku: str, *, seconds: float = 20.0, **values: Any) -> ShownSku:
+        """Wait until the marketplace shows the SKU as active, equal to VTEX, or with these values."""
+
+        def agreed() -> ShownSku | None:
+            shown, truth = self.shown(sku), self.truth(sku)
+            if shown is None:
+                return None
+            wanted = values or {
+                "state": "active",
+                "price_cents": truth.price,
+                "stock": truth.stock if truth.sellable else 0,
+            }
+            return shown if all(getattr(shown, name) == value for name, value in wanted.items()) else None
+
+        return until(agreed, seconds=seconds, why=f"{self.slug} does not show {sku} as wanted ({values})")
+
+    # -- the hub
+    def row(self, context: str, key: str) -> dict[str, Any] | None:
+        """The row of `states`, with what is remembered beside it."""
+        return self.cell.one(
+            """
+            select s.work::text, s.status, s.code, s.attempts, s.asked, s.answered, s.looks, s.due_at, s.answered_at,
+                   a.problems, a.parked_on, a.why, a.ticket, a.confirmed, a.intent
+            from states s left join answers a using (store, context, key)
+            where s.store = %s and s.context = %s and s.key = %s
+            """,
+            self.store.id,
+            context,
+            key,
+        )
+
+    def status(self, context: str, key: str, wanted: str, *, seconds: float = 20.0) -> dict[str, Any]:
+        """Wait until a row has come to rest (or to wait) in this status; the row."""
+
+        def there() -> dict[str, Any] | None:
+            row = self.row(context, key)
+            return row if row and row["status"] == wanted and row["work"] not in ("p", "h") else None
+
+        row = until(
+            there, seconds=seconds, why=f"{self.slug}.{context} {key} is not {wanted}: {self.row(context, key)}"
+        )
+        assert isinstance(row, dict)
+        return row
+
+    def quiet(self, *, seconds: float = 30.0) -> None:
+        """Wait until nothing of this store is pending or held."""
+        until(
+            lambda: (
+                not self.cell.all("select 1 from states where store = %s and work in ('p', 'h') limit 1", self.store.id)
+            ),
+            seconds=seconds,
+            why=f"{self.slug} does not come to rest",
+        )
+
+    def told(self, key: str, code: str | None = None) -> list[dict[str, Any]]:
+        """What was logged about a key, oldest first."""
+        rows = self.cell.all(
+            "select operation, direction, code, status, problems, source, translated, destination, params"
+            " from interactions where store = %s and key = %s order by at, id",
+            self.store.id,
+            key,
+        )
+        return [row for row in rows if code is None or row["code"] == code]
+
+    def calls(self, **conditions: Any) -> list[Any]:
+        """What the marketplace heard from this store."""
+        return self.cell.marketplace.journal(account=self.slug, **conditions)
+
+    def map_category(self, category: str, remote: str) -> None:
+        """A category mapping as `hub mappings import` makes it, without the release."""
+        self.cell.do(
+            """
+            insert into mappings (store, category, remote, version) values (%s, %s, %s, nextval('mapping_version'))
+            on conflict (store, category) do update set remote = excluded.remote, version = excluded.version
+            """,
+            self.store.id,
+            category,
+            remote,
+        )
+
+
+@dataclass
+class Cell:
+    """The running hub."""
+
+    settings: Settings
+    env: dict[str, str]
+    box: SecretBox
+    vtex: VtexControl
+    marketplace: MarketplaceControl
+    directory: Path
+    intake_url: str = ""
+    processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.pool = open_pool(self.settings.database_url, self.settings.schema, name="tests", max_size=4)
+        self.registry = Registry(self.pool, self.box)
+        self.ledger = Ledger(self.pool, slot=999)
+
+    # -- processes
+    def start(self, name: str, *command: str) -> None:
+        log = (self.directory / f"{name}.log").open("ab")
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, "-m", "hub.cli", *command],
+            env=self.env,
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def stop(self, name: str, number: int = signal.SIGTERM, *, seconds: float = 15.0) -> None:
+        child = self.processes.pop(name)
+        child.send_signal(number)
+        try:
+            child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+    def start_intake(self) -> None:
+        port = self.intake_url.rpartition(":")[2]
+        self.start("intake", "intake", "--port", port)
+
+    def start_worker(self, name: str, lane: str) -> None:
+        self.start(name, "worker", "--pool", "all", "--lane", lane)
+
+    def log(self, name: str) -> str:
+        return (self.directory / f"{name}.log").read_text()
+
+    # -- database
+    def all(self, query: str, *values: Any) -> list[dict[str, Any]]:
+        with self.pool.connection() as db:
+            cursor = db.execute(query, values)
+            names = [column.name for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def one(self, query: str, *values: Any) -> dict[str, Any] | None:
+        rows = self.all(query, *values)
+        return rows[0] if rows else None
+
+    def do(self, query: str, *values: Any) -> None:
+        with self.pool.connection() as db:
+            db.execute(query, values)
+
+    # -- stores
+    def shop(
+        self,
+        marketplace: str = "sandbox-sync",
+        *,
+        account: str | None = None,
+        affiliate: str = "MKP",
+        settings: Mapping[str, Any] | None = None,
+        dials: Mapping[str, Any] | None = None,
+        mapped: bool = True,
+        polls: bool = False,
+    ) -> Shop:
+        """A new store: VTEX account (or an existing one), seller account, registration, mapping of category 1."""
+        number = next(_numbers)
+        slug = f"s{number}-{PROFILES.get(marketplace, marketplace)}"[:30]
+        new_account = account is None
+        account = account or f"acc{number}"
+        key, token = f"vtexappkey-{account}-ABCDEF", f"secret-{account}"
+        if new_account:
+            self.vtex.open_account(
+                account, key, token, categories=[{"id": 1, "name": "Casa"}, {"id": 2, "name": "Sem mapa"}]
+            )
+        seller = self.marketplace.open_account(slug, PROFILES.get(marketplace, "sync"), **dict(dials or {}))
+        store, url_token = self.registry.add(
+            slug=slug,
+            account=account,
+            affiliate=affiliate,
+            sales_channel=1,
+            marketplace=marketplace,
+            who="tests",
+            settings={
+                "vtex_url": f"{self.vtex.base_url}/{{account}}",
+                "marketplace_url": seller.url,
+                "hub_url": self.intake_url,
+                "look_again": [1.0, 2.0],
+                "poll_orders_seconds": 1.0 if polls else 3600.0,
+                "result_timer_seconds": 2.0,
+                **_webhook(marketplace),
+                **dict(settings or {}),
+            },
+            credentials={"vtex": {"app_key": key, "app_token": token}, "marketplace": _secrets(seller)},
+            marketplaces=[marketplace],
+        )
+        self.vtex.put_affiliate(account, affiliate, sales_channel=1, endpoint=f"{self.intake_url}/{url_token}")
+        self.marketplace.turn(slug, webhook_url=f"{self.intake_url}/{url_token}/events")
+        shop = Shop(self, store, url_token, account, seller, affiliate)
+        if mapped:
+            shop.map_category("1", CATEGORIES[0])
+        until(lambda: self._serving(slug), seconds=15, why=f"no worker serves {slug}")
+        return shop
+
+    def _serving(self, slug: str) -> bool:
+        answer = requests.post(
+            f"{self.intake_url}/{self.registry.token(self.registry.get(slug).id)}", data=b"{}", timeout=5
+        )
+        return answer.status_code == 400  # known token, unreadable body
+
+
+def _secrets(seller: SellerAccount) -> dict[str, str]:
+    found = {"token": seller.token, "refresh_token": seller.refresh_token}
+    found |= {"client_id": seller.client_id, "client_secret": seller.client_secret}
+    return {name: value for name, value in found.items() if value}
+
+
+def _webhook(marketplace: str) -> dict[str, Any]:
+    webhook = adapter(marketplace).manifest.webhook
+    if webhook is None:
+        return {}
+    from dataclasses import asdict
+
+    return {"webhook": asdict(webhook)}
+
+
+def quick_queues(path: Path) -> Path:
+    """The checkout's queues.yaml with short waits, for tests."""
+    tree = yaml.safe_load((ROOT / "queues.yaml").read_text())
+    tree["circuit"] |= {"open_seconds": 1.5, "longest_seconds": 6.0}
+    tree["sweep"] |= {"every_seconds": 0.2, "lease_seconds": 3.0, "heartbeat_seconds": 0.5, "spread_seconds": 0.5}
+    tree["vtex"] |= {"rate": 2000.0, "burst": 2000}
+    tree["marketplace"] |= {"rate": 2000.0, "burst": 2000}
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running_cell(valkey: Valkey, postgres: Postgres, database_url: str, directory: Path) -> Iterator[Cell]:
+    """Start everything; stop everything."""
+    with ExitStack() as stack:
+        vtex_url = stack.enter_context(in_thread(vtex_simulator.app(vtex_simulator.World(seed=7))))
+        market_url = stack.enter_context(marketplace_simulator.served(marketplace_simulator.World(seed=7)))
+        env = {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": os.environ.get("HOME", "/tmp"),  # noqa: S108 – only passed on
+            "PYTHONUNBUFFERED": "1",
+            "REDIS_URL": valkey.url,
+            "DATABASE_URL": database_url,
+            "HUB_KEY": Fernet.generate_key().decode(),
+            "HUB_PREFIX": f"t{os.getpid()}",
+            "HUB_QUEUES": str(quick_queues(directory / "queues.yaml")),
+            "HUB_PLAN": "test",
+        }
+        intake = free_port()
+        env["HUB_PUBLIC_URL"] = f"http://127.0.0.1:{intake}"
+        cell = Cell(
+            Settings.load(env=env),
+            env,
+            SecretBox.from_env(env),
+            VtexControl(vtex_url),
+            MarketplaceControl(market_url),
+            directory,
+            intake_url=env["HUB_PUBLIC_URL"],
+        )
+        try:
+            cell.start_intake()
+            cell.start_worker("first", "first")
+            cell.start_worker("more", "more")
+            cell.start("sweep", "sweep")
+            until(lambda: _ready(cell.intake_url), seconds=30, why="the intake is not ready")
+            until(
+                lambda: cell.all(
+                    "select 1 from workers where until > now() and name not like 'sweep%%' having count(*) > 1"
+                ),
+                seconds=30,
+                why="no workers",
+            )
+            yield cell
+        finally:
+            for child in cell.processes.values():
+                child.send_signal(signal.SIGTERM)
+            for child in cell.processes.values():
+                try:
+                    child.wait(8)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+            cell.pool.close()
+
+
+def _ready(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/readyz", timeout=2).status_code == 200
+    except requests.RequestException:
+        return False
