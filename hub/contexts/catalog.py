@@ -272,9 +272,9 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
     if manifest.replaces:
         record = replace(record, price=sale, stock=pieces.pieces)
         shows |= {"price": price_json(sale), "stock": stock_json(pieces.pieces)}
-    then: tuple[Ask, ...] = ()
-    if not manifest.replaces and (facts.binding is None or record.action is Action.ACTIVATE):
-        then = follow(facts.store, facts.sku, ("price", "stock"))
+    # Whoever waits for the publication is asked again; where the snapshot is in doubt, somebody may be waiting too.
+    appears = facts.binding is None or record.action is Action.ACTIVATE or (manifest.replaces and row.confirmed is None)
+    then: tuple[Ask, ...] = follow(facts.store, facts.sku, ("price", "stock")) if appears else ()
     if record.action is Action.ACTIVATE and not manifest.replaces:
         # Only whole replacements carry the registration along; else it is updated by the next attempt, when it moved.
         known = (row.confirmed or {}).get("listing")

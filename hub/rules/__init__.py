@@ -91,8 +91,3 @@ class Rules:
     poll_orders: float = 60.0
     connector_name: str = "vtex-marketplace-hub"
     connector_endpoint: str = field(default="", repr=False)
-    connector_endpoint: str = ""
-    connector_name: str = "vtex-marketplace-hub"
-    order_policy: Literal["strict", "advisory"] = "strict"
-    result_timer: float = 600.0
-    poll_orders: float = 60.0

@@ -31,8 +31,7 @@ def test_a_new_sku_is_registered_with_its_pair_and_asks_for_price_and_stock(mani
     assert ending.binding.state is BindingState.PUBLISHED
     assert ending.definite
     asked = {(ask.context, ask.key, ask.source, ask.urgency) for ask in ending.outcome.then}
-    expected = {(context, "13", "follow", Urgency.FOLLOW) for context in ("price", "stock")}
-    assert asked == (set() if manifest.get("replaces") else expected)
+    assert asked == {(context, "13", "follow", Urgency.FOLLOW) for context in ("price", "stock")}
     story = only(ending.stories)
     assert (story.operation, story.direction, story.code) == ("Offer creation", "VTEX to Marketplace", "S1")
     for name, value in {"sku": "13", "name": "Mug 13", "remote": "MK-13"}.items():
@@ -408,6 +407,12 @@ def test_a_step_survives_json():
     assert send_from_json(send.as_json()) == send
     resolved = LotOutcome(True, Written("MK-1"), (), send.as_json())
     assert [story.code for story in only(settled(resolved)).stories] == ["A3", "S1"]
+
+
+def test_a_whole_replacement_whose_snapshot_was_in_doubt_asks_those_who_may_wait_for_it():
+    world = a_published_world(offer="combined", replaces=True)
+    ending = only(world.attempt(world.row("catalog", confirmed=None)))
+    assert {ask.context for ask in ending.outcome.then} == {"price", "stock"}
 
 
 def test_the_mapping_link_of_the_store_is_what_the_seller_is_shown():
