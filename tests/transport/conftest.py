@@ -1,6 +1,7 @@
 """Redis in two forms – simulated and real – and ways out that use it."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,12 +27,11 @@ def peer() -> Iterator[Peer]:
 
 @pytest.fixture(params=["fakeredis", "valkey"])
 def server(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
-    """A client of an empty Redis: fakeredis, and a real Valkey."""
+    """A client of Redis: fakeredis, and a real Valkey."""
     if request.param == "fakeredis":
         client: redis.Redis = fakeredis.FakeRedis(server=fakeredis.FakeServer())
     else:
         client = redis.Redis.from_url(request.getfixturevalue("valkey").url)
-        client.flushall()
     yield client
     client.close()
 
@@ -50,13 +50,17 @@ Opened = Callable[..., Out]
 
 @pytest.fixture
 def opened() -> Iterator[Opened]:
-    """Make a transport: `opened(server, failures=…, …)`; `None` as server: alone."""
+    """Make a transport: `opened(server, failures=…, …)`; `None` as server: alone.
+
+    Each has a prefix of its own, unless `prefix` makes several of one test share theirs.
+    """
+    test = f"way-out-{os.getpid()}-{next(_numbers)}"
     with ExitStack() as closing:
 
         def make(server: Any = None, **patience: Any) -> Out:
             calls: list[Call] = []
             changes: list[Circuit] = []
-            prefix = patience.pop("prefix", f"t{next(_numbers)}")
+            prefix = f"{test}-{patience.pop('prefix', next(_numbers))}"
             transport = Transport(
                 server, prefix, StandardPatience(**patience), observer=calls.append, on_circuit=changes.append
             )

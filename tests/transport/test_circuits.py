@@ -51,7 +51,6 @@ def anywhere(request: pytest.FixtureRequest) -> Iterator[redis.Redis | None]:
         client: redis.Redis = fakeredis.FakeRedis(server=fakeredis.FakeServer())
     else:
         client = redis.Redis.from_url(inner.url)
-        client.flushall()
     yield client
     client.close()
 

@@ -56,16 +56,16 @@ def test_two_processes_share_one_bucket_and_the_next_token_comes_after_one_inter
     assert granted(opened(server, prefix="other").transport, budget, "stock") == 4
 
 
-def test_the_less_important_is_told_to_wait_sooner(opened: Opened, server: redis.Redis) -> None:
+def test_the_less_important_may_book_less_far_ahead(opened: Opened, server: redis.Redis) -> None:
     out = opened(server).transport
-    budget = Budget("m:acme", rate=1.0, burst=10)
-    assert granted(out, budget, "catalog", 10) == 10
-    words = {
-        context: ask(out, Budget("m:acme", rate=1.25 / SPENT, burst=10), context, horizon=1.0)[0]
-        for context in ("load", "catalog", "price", "order")
-    }
-    # The bucket is empty, the next token comes in about 0.8 s (after the ten at another rate: a little more).
-    assert words["load"] == words["catalog"] == LIMIT
+    words = {}
+    for context in ("order", "fulfilment", "stock", "price", "catalog", "load"):
+        budget = Budget(f"m:{context}", rate=1 / 0.76 / SPENT, burst=1)
+        assert ask(out, budget, context)[0] == GO
+        words[context] = ask(out, budget, context, horizon=1.0)[0]
+    assert words == {
+        "order": GO, "fulfilment": GO, "stock": GO, "price": LIMIT, "catalog": LIMIT, "load": LIMIT,
+    }  # fmt: skip
 
 
 def test_a_load_and_what_it_asks_for_leave_the_last_fifth(opened: Opened, server: redis.Redis) -> None:
@@ -126,12 +126,12 @@ def test_stores_that_share_a_budget_take_turns(opened: Opened, server: redis.Red
     out = opened(server).transport
     budget = Budget("vtex:acme", rate=100.0, burst=5)
     served = {"busy": 0, "quiet": 0}
-    ends = time.monotonic() + 3.0
+    ends = time.monotonic() + 2.5
     while time.monotonic() < ends:
         for _ in range(9):  # the busy one asks nine times as often
             served["busy"] += ask(out, budget, "stock", "busy")[0] == GO
         served["quiet"] += ask(out, budget, "stock", "quiet")[0] == GO
-    assert served["busy"] + served["quiet"] > 3 * 100 * SPENT * 0.7, "what nobody else wants is not wasted"
+    assert served["busy"] + served["quiet"] > 2.5 * 100 * SPENT * 0.7, "what nobody else wants is not wasted"
     assert served["quiet"] > 0.6 * served["busy"], served
 
 
@@ -209,8 +209,8 @@ def test_nothing_is_kept_in_redis_for_longer_than_it_matters(opened: Opened, ser
     granted(out, budget, "order", horizon=1.0)
     granted(out, budget, "stock", store="b")
     out.limits.hold("m:acme", "g", 3)
-    keys = list(server.scan_iter())
-    assert len(keys) >= 3
+    keys = list(server.scan_iter(match=out.limits.key("*", "*m:acme*").replace(":*:", ":*")))
+    assert len(keys) >= 5
     assert all(0 < server.pttl(key) < 20_000 for key in keys), {key: server.pttl(key) for key in keys}
 
 

@@ -4,9 +4,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
-import redis
 
 from hub.errors import AuthLost, CircuitOpen, HubError, Throttled, Unavailable
+from hub.runtime.embedded import Valkey
 from hub.simulators.control import VtexControl
 from hub.simulators.serving import in_thread
 from hub.simulators.vtex import World, app
@@ -19,11 +19,17 @@ KEY, TOKEN = "vtexappkey-acme-ABCDEF", "synthetic-token"
 
 
 @pytest.fixture
+def server(valkey: Valkey) -> str:
+    """A real Redis only: the simulated one is tried elsewhere."""
+    return valkey.url
+
+
+@pytest.fixture
 def vtex() -> Iterator[VtexControl]:
     with in_thread(app(World())) as url:
         control = VtexControl(url)
         for account in ("acme", "other"):
-            control.open_account(account, credentials={KEY: TOKEN})
+            control.open_account(account, KEY, TOKEN)
         yield control
         control.close()
 
@@ -53,7 +59,7 @@ def said(peer: Peer, key: str = "") -> str:
 @pytest.mark.scenario("ACC-06", "ACC-07")
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_after_a_429_nothing_is_sent_before_the_time_that_vtex_named(
-    opened: Opened, server: redis.Redis, vtex: VtexControl, form: str
+    opened: Opened, server: str, vtex: VtexControl, form: str
 ) -> None:
     one = peer_of(opened(server, prefix="same"), vtex)
     two = peer_of(opened(server, prefix="same"), vtex)
@@ -69,7 +75,7 @@ def test_after_a_429_nothing_is_sent_before_the_time_that_vtex_named(
 
 
 @pytest.mark.scenario("ACC-08")
-def test_a_429_without_a_time_waits_about_a_minute(opened: Opened, server: redis.Redis, vtex: VtexControl) -> None:
+def test_a_429_without_a_time_waits_about_a_minute(opened: Opened, server: str, vtex: VtexControl) -> None:
     out = opened(server)
     peer = peer_of(out, vtex)
     vtex.fault("throttle", "channels", retry_after=None, rate_headers="none", count=1)
@@ -82,7 +88,7 @@ def test_a_429_without_a_time_waits_about_a_minute(opened: Opened, server: redis
 
 
 @pytest.mark.scenario("ACC-09")
-def test_nothing_remaining_waits_for_the_reset(opened: Opened, server: redis.Redis, vtex: VtexControl) -> None:
+def test_nothing_remaining_waits_for_the_reset(opened: Opened, server: str, vtex: VtexControl) -> None:
     peer = peer_of(opened(server), vtex)
     vtex.limit("channels", 3, window=3.0)
     assert [said(peer) for _ in range(4)] == ["200", "200", "200", "Throttled"]
@@ -93,7 +99,7 @@ def test_nothing_remaining_waits_for_the_reset(opened: Opened, server: redis.Red
 
 @pytest.mark.scenario("ACC-10", "ACC-11")
 def test_five_failures_open_one_stores_circuit_and_a_probe_closes_it(
-    opened: Opened, server: redis.Redis, vtex: VtexControl
+    opened: Opened, server: str, vtex: VtexControl
 ) -> None:
     out = opened(server, open_seconds=0.5)
     peer, other = peer_of(out, vtex), peer_of(out, vtex, "other-mkt", "other")
@@ -113,7 +119,7 @@ def test_five_failures_open_one_stores_circuit_and_a_probe_closes_it(
 
 @pytest.mark.scenario("ACC-12", "ACC-13")
 def test_many_refusals_in_plain_text_leave_the_circuit_closed_and_keep_their_body(
-    opened: Opened, server: redis.Redis, vtex: VtexControl
+    opened: Opened, server: str, vtex: VtexControl
 ) -> None:
     out = opened(server)
     peer = peer_of(out, vtex)
@@ -128,7 +134,7 @@ def test_many_refusals_in_plain_text_leave_the_circuit_closed_and_keep_their_bod
 
 
 def test_lost_credentials_are_told_with_their_version_and_never_open_the_circuit(
-    opened: Opened, server: redis.Redis, vtex: VtexControl
+    opened: Opened, server: str, vtex: VtexControl
 ) -> None:
     out = opened(server)
     peer = peer_of(out, vtex)
