@@ -309,7 +309,7 @@ class _Attempt:
         """A row's ending by an error, with what the logs endpoint tells of it."""
         match outcome:
             case Failed(why=why, code=code):
-                said = "O.L" if code == "E2" and self.context.name in ("order", "fulfilment") else code
+                said = _code_for(code, self.context.name)
             case Unknown(why=why):
                 said = "E2"
             case Locked(why=why):
@@ -319,9 +319,17 @@ class _Attempt:
             case _:
                 return Ending(context, key, outcome)
         params = {"key": key, "sku": key, "order": key, "reason": why, "errors": why}
-        params["marketplace"] = self.link.marketplace.manifest.title
+        silent = "VTEX" if isinstance(outcome, Failed) and outcome.code == "V0" else None
+        params["marketplace"] = silent or self.link.marketplace.manifest.title
         story = Story(OPERATIONS[context], DIRECTIONS[context], said, problems, params=params)
         return Ending(context, key, outcome, said, problems, stories=(story,))
+
+
+def _code_for(code: str, context: str) -> str:
+    """The code of a failure in the set that VTEX knows for a context (15.3, 15.4): its catalogue side has no V0."""
+    if context in ("order", "fulfilment"):
+        return "O.L" if code == "E2" else code
+    return "E2" if code == "V0" else code
 
 
 def _ending_of(error: HubError) -> Outcome:
