@@ -13,6 +13,7 @@ import hashlib
 import random
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Final, TypeVar
 import psycopg
 import psycopg_pool
 from psycopg import sql
+from psycopg.adapt import Dumper
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from hub.errors import BadInput, HubError, Problem
@@ -155,6 +157,27 @@ def open_pool(
     return pool
 
 
+class ListsAsLiterals(Dumper):
+    """Lists as array literals, for connections whose statements cast every list (`%s::text[]`).
+
+    psycopg's own dumper looks for the type of each element and escapes with a regular expression: 30 µs for one JSON
+    body of 250 bytes, this one 1 µs. Register it with `connection.adapters.register_dumper(list, ListsAsLiterals)`.
+    """
+
+    def dump(self, obj: list[str | int | bool | uuid.UUID | None]) -> bytes:
+        """The list as PostgreSQL writes it: `{"a","b",NULL}`."""
+        text = ",".join(map(_literal, obj))
+        if "\0" in text:
+            raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+        return f"{{{text}}}".encode()
+
+
+def _literal(element: str | int | bool | uuid.UUID | None) -> str:
+    if isinstance(element, str):
+        return '"' + element.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return "NULL" if element is None else str(element)
+
+
 def migrate(database_url: str, schema: str = "hub", *, folder: Path = MIGRATIONS) -> list[str]:
     """Bring `schema` (created when missing) up to date; the answer names the migrations that ran now.
 
@@ -184,6 +207,26 @@ def migrate(database_url: str, schema: str = "hub", *, folder: Path = MIGRATIONS
                     "insert into migrations (name, sha256) values (%s, %s)", [name, _fingerprint(files[name])]
                 )
         return fresh
+
+
+def migrations(database_url: str, schema: str = "hub", *, folder: Path = MIGRATIONS) -> list[tuple[str, str | None]]:
+    """Every migration in order, with the time it ran (ISO, UTC) or `None`; changes nothing.
+
+    `BadInput` and `StorageAway` as `migrate`.
+    """
+    files = _migration_files(folder)
+    where = conninfo(database_url, schema, name="migrations")
+    with translated(), psycopg.connect(where, autocommit=True) as connection:
+        _refuse_old_server(connection)
+        known = connection.execute("select to_regclass('migrations') is not null").fetchone()
+        if known is None or not known[0]:
+            return [(name, None) for name in files]
+        found = connection.execute(
+            """select name, sha256, to_char(ran_at, 'YYYY-MM-DD"T"HH24:MI:SS"Z"') from migrations"""
+        ).fetchall()
+        _refuse_changed({name: digest for name, digest, _ in found}, files)
+        times = {name: str(ran) for name, _, ran in found}
+        return [(name, times.get(name)) for name in files]
 
 
 def _set(connection: psycopg.Connection, name: str, value: str) -> None:

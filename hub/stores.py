@@ -364,25 +364,21 @@ class Registry:
         `account` may be a host name (what follows the first dot is dropped). `marketplaces`: the known names, checked
         when given. `BadInput` with every problem at once.
         """
-        account, affiliate = account.strip().lower().partition(".")[0], affiliate.strip().upper()
-        problems = _name_problems(
+        account, affiliate = _plain(account), affiliate.strip().upper()
+        chosen = _acceptable(
             slug=slug,
             account=account,
             affiliate=affiliate,
             sales_channel=sales_channel,
             marketplace=marketplace,
+            settings=settings,
             marketplaces=marketplaces,
         )
-        chosen = StoreSettings()
-        try:
-            chosen = parse_settings(settings or {})
-        except BadInput as fault:
-            problems += fault.problems
-        if problems:
-            raise BadInput(problems)
         token = secrets.token_urlsafe(_TOKEN_BYTES)
 
         def insert(connection: Connection) -> Store:
+            # Two people adding the same store at once: the second waits here and then sees the first.
+            connection.execute("lock table stores in share row exclusive mode")
             self._refuse_taken(connection, slug, account, affiliate)
             row = connection.execute(
                 "insert into stores (slug, account, affiliate, sales_channel, marketplace, token_digest, settings) "
@@ -397,6 +393,32 @@ class Registry:
             return store
 
         return self._changed(insert), token
+
+    def draft(
+        self,
+        *,
+        slug: str,
+        account: str,
+        affiliate: str,
+        sales_channel: int,
+        marketplace: str,
+        settings: Mapping[str, Any] | None = None,
+        marketplaces: Collection[str] | None = None,
+    ) -> Store:
+        """The store that `add` would register, with id 0; nothing is kept. `BadInput` as `add`."""
+        account, affiliate = _plain(account), affiliate.strip().upper()
+        chosen = _acceptable(
+            slug=slug,
+            account=account,
+            affiliate=affiliate,
+            sales_channel=sales_channel,
+            marketplace=marketplace,
+            settings=settings,
+            marketplaces=marketplaces,
+        )
+        with self._transaction() as connection:
+            self._refuse_taken(connection, slug, account, affiliate)
+        return Store(0, slug, account, affiliate, sales_channel, marketplace, "active", chosen)
 
     def configure(self, slug: str, settings: Mapping[str, Any], *, who: str, why: str = "") -> Store:
         """Replace a store's settings as a whole. `BadInput` with every problem at once."""
@@ -517,8 +539,6 @@ class Registry:
         raise BadInput([Problem("input", field="store", value=slug[:80], fix=f"{what}; {suggestion(slug, known)}")])
 
     def _refuse_taken(self, connection: Connection, slug: str, account: str, affiliate: str) -> None:
-        # Two people adding the same store at once: the second waits here and then sees the first.
-        connection.execute("lock table stores in share row exclusive mode")
         problems = []
         for name, status, same_pair in connection.execute(
             "select slug, status, account = %(account)s and affiliate = %(affiliate)s and status <> 'removed' "
@@ -579,6 +599,39 @@ def parse_settings(tree: Mapping[str, Any], *, slug: str = "") -> StoreSettings:
         return f"{slug} settings.{dotted(location)}".strip().rstrip(".")
 
     return parsed(StoreSettings, tree, naming=naming)
+
+
+def _plain(account: str) -> str:
+    return account.strip().lower().partition(".")[0]
+
+
+def _acceptable(
+    *,
+    slug: str,
+    account: str,
+    affiliate: str,
+    sales_channel: int,
+    marketplace: str,
+    settings: Mapping[str, Any] | None,
+    marketplaces: Collection[str] | None,
+) -> StoreSettings:
+    """The settings of a store that may be registered so. `BadInput` with every problem at once."""
+    problems = _name_problems(
+        slug=slug,
+        account=account,
+        affiliate=affiliate,
+        sales_channel=sales_channel,
+        marketplace=marketplace,
+        marketplaces=marketplaces,
+    )
+    chosen = StoreSettings()
+    try:
+        chosen = parse_settings(settings or {})
+    except BadInput as fault:
+        problems += fault.problems
+    if problems:
+        raise BadInput(problems)
+    return chosen
 
 
 def _name_problems(

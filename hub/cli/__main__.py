@@ -1,0 +1,5 @@
+"""`python -m hub.cli` is the command `hub`."""
+
+from hub.cli import main
+
+main()

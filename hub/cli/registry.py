@@ -1,0 +1,448 @@
+"""`hub store`: which stores there are, how each is set, and its secrets, which are never shown and never arguments."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from hub.cli import desk
+from hub.cli.talk import (
+    PROBLEMS,
+    DryRun,
+    Group,
+    Json,
+    Reason,
+    StoreName,
+    Yes,
+    agreed,
+    refuse,
+    say,
+    secret,
+    tell,
+    tell_table,
+    wants_json,
+    who,
+)
+from hub.errors import BadInput, Problem, Side
+
+if TYPE_CHECKING:
+    from hub.checks import Found
+    from hub.cli.desk import Desk
+    from hub.stores import Store
+
+store_app = typer.Typer(cls=Group, help="Stores: one VTEX account on one marketplace each.", no_args_is_help=True)
+
+VTEX_FIELDS = ("app_key", "app_token")
+LARGEST_FILE = 1_048_576
+
+SettingsFile = Annotated[
+    Path | None, typer.Option("--settings", metavar="FILE", help="The store's settings as JSON; - for standard input.")
+]
+CredentialsFile = Annotated[
+    str,
+    typer.Option(
+        "--credentials",
+        metavar="FILE",
+        help='JSON {"vtex": {"app_key": …, "app_token": …}, "marketplace": {…}}; - for standard input. Default: ask.',
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Make these commands known."""
+    app.add_typer(store_app, name="store", rich_help_panel="Stores and catalogue")
+
+
+@store_app.command()
+def add(
+    name: Annotated[str, typer.Argument(metavar="STORE", help="Its name in the hub, such as acme-mkt.")],
+    account: Annotated[str, typer.Option(help="VTEX account.")],
+    affiliate: Annotated[str, typer.Option(help="The affiliate's three consonants.")],
+    sales_channel: Annotated[int, typer.Option(help="Number of the trade policy.")],
+    marketplace: Annotated[str, typer.Option(help="Which marketplace; see: hub store marketplaces.")],
+    settings: SettingsFile = None,
+    vtex_url: Annotated[str, typer.Option(help="Where VTEX answers, when not at its own host.")] = "",
+    marketplace_url: Annotated[str, typer.Option(help="Where the marketplace answers.")] = "",
+    credentials: CredentialsFile = "",
+    force: Annotated[bool, typer.Option("--force", help="Register even though the check finds problems.")] = False,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Ask both sides whether all is right.")] = True,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Register a store: checks it, keeps its secrets encrypted, prints the URL to enter in the VTEX affiliate."""
+    from hub.marketplaces import adapters
+    from hub.stores import parse_settings
+
+    chosen = _settings_given(settings, vtex_url=vtex_url, marketplace_url=marketplace_url)
+    known = adapters()
+    with desk.opened() as at:
+        draft = _draft(at, name, account, affiliate, sales_channel, marketplace, chosen)
+        manifest = known[marketplace].manifest
+        if manifest.webhook is not None and "webhook" not in chosen:
+            webhook = manifest.webhook
+            chosen["webhook"] = {
+                "scheme": webhook.scheme,
+                "header": webhook.header,
+                "replay_window": webhook.replay_window,
+                "pointer": list(webhook.pointer),
+                "prefix": webhook.prefix,
+            }
+        parse_settings(chosen)
+        secrets = _secrets_given(credentials, manifest.secret_fields)
+        found = _rehearsed(at, draft, secrets) if check else []
+        stops = [one for one in found if not one.warning and not _later(one)]
+        if stops and not force:
+            _tell_found(name, found)
+            say(f"{name} was not registered: correct what is above, or use --force")
+            raise typer.Exit(PROBLEMS)
+        if dry_run:
+            _tell_found(name, found)
+            say(f"{name} would be registered; nothing was changed")
+            return
+        store, token = at.registry.add(
+            slug=name,
+            account=account,
+            affiliate=affiliate,
+            sales_channel=sales_channel,
+            marketplace=marketplace,
+            who=who(),
+            settings=chosen,
+            credentials=secrets,
+            marketplaces=known,
+        )
+        url = f"{(store.settings.hub_url or at.settings.public_url).rstrip('/')}/{token}"
+        if wants_json():
+            tell({"store": _row(store), "url": url, "problems": [_problem(one) for one in found]})
+            return
+        for one in found:
+            if not _later(one):
+                say(_sentence(one))
+        say(f"{name} is registered. Enter this URL as search endpoint of affiliate {store.affiliate} in the VTEX Admin")
+        say(f"(Marketplace > Affiliates), trade policy {store.sales_channel}; it is a secret:")
+        tell({}, url)
+        say(f"Then: hub store check {name} · hub mappings import {name} FILE · hub load {name}")
+
+
+@store_app.command("list")
+def listed(as_json: Json = False) -> None:
+    """Every registered store."""
+    with desk.opened() as at:
+        rows = [_row(store) for store in at.registry.all()]
+    columns = ["store", "account", "affiliate", "sales_channel", "marketplace", "status"]
+    tell_table("stores", columns, rows, empty="no store is registered yet; see: hub store add --help")
+
+
+@store_app.command()
+def show(store: StoreName, as_json: Json = False) -> None:
+    """One store: what it chose, its URL (a secret), what shuts it."""
+    from hub.ledger import Ledger
+
+    with desk.opened() as at:
+        found = at.store(store)
+        gates = [gate for gate in Ledger(at.pool).gates() if gate.store == found.id]
+        sides: tuple[Side, ...] = ("vtex", "marketplace")
+        names = {side: sorted(at.registry.credentials(found.id, side).values) for side in sides}
+        url = f"{(found.settings.hub_url or at.settings.public_url).rstrip('/')}/{at.registry.token(found.id)}"
+    settings = json.loads(found.settings.model_dump_json())
+    shut = [{"context": gate.context, "side": gate.side, "cause": gate.cause, "why": gate.why} for gate in gates]
+    document = {"store": {**_row(found), "settings": settings, "credentials": names, "url": url, "gates": shut}}
+    lines = [f"{key:<14}{value}" for key, value in _row(found).items()]
+    lines += [f"{'url':<14}{url}"]
+    lines += [f"{'credentials':<14}{side}: {', '.join(fields) or 'none'}" for side, fields in names.items()]
+    lines += [f"{'shut':<14}{gate['context']} by {gate['side']}: {gate['why'] or gate['cause']}" for gate in shut]
+    lines += ["settings", json.dumps(settings, indent=2, ensure_ascii=False)]
+    tell(document, "\n".join(lines))
+
+
+@store_app.command()
+def check(store: StoreName, as_json: Json = False) -> None:
+    """Ask both sides whether everything is right; all problems at once. Exit 1 when something must be corrected."""
+    from hub.checks import check as checked
+
+    with desk.opened() as at:
+        found = checked(at.link(store))
+    _tell_found(store, found)
+    if any(not one.warning for one in found):
+        raise typer.Exit(PROBLEMS)
+    say(f"{store}: all right" + (", with warnings" if found else ""))
+
+
+@store_app.command()
+def pause(store: StoreName, reason: Reason = "", dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Shut a store: what comes in is kept, nothing is done until it is resumed."""
+    with desk.opened() as at:
+        at.store(store)
+        if not dry_run:
+            at.registry.pause(store, who(), reason)
+    _changed(store, "paused", dry_run=dry_run)
+
+
+@store_app.command()
+def resume(store: StoreName, reason: Reason = "", dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Let a paused store go on; what waits is done."""
+    with desk.opened() as at:
+        at.store(store)
+        if not dry_run:
+            at.registry.resume(store, who(), reason)
+            at.wake(store, *at.settings.contexts)
+    _changed(store, "active", dry_run=dry_run)
+
+
+@store_app.command()
+def remove(
+    store: StoreName,
+    reason: Reason = "",
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Take a store out of service for good: its secrets go, what is known of it stays, its name is not used again."""
+    with desk.opened() as at:
+        at.store(store)
+        if not dry_run:
+            agreed(
+                f"{store} leaves for good: its credentials and its URL are deleted, its listings stay as they are",
+                yes=yes,
+            )
+            at.registry.remove(store, who(), reason)
+    _changed(store, "removed", dry_run=dry_run)
+
+
+@store_app.command("rotate-token")
+def rotate_token(
+    store: StoreName,
+    reason: Reason = "",
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Give a store a new URL; the old one stops working at once."""
+    with desk.opened() as at:
+        found = at.store(store)
+        if dry_run:
+            _changed(store, found.status, dry_run=True)
+            return
+        agreed(f"the URL of {store} stops working at once, until VTEX has the new one", yes=yes)
+        token = at.registry.rotate_token(store, who(), reason)
+        url = f"{(found.settings.hub_url or at.settings.public_url).rstrip('/')}/{token}"
+    say(f"Enter it as search endpoint of affiliate {found.affiliate} in the VTEX Admin; it is a secret:")
+    tell({"store": store, "url": url}, url)
+
+
+@store_app.command()
+def credentials(
+    store: StoreName,
+    side: Annotated[str, typer.Option(help="vtex or marketplace.")],
+    credentials: CredentialsFile = "",
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Try them before they are kept.")] = True,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Enter new credentials of one side; opens what the old ones shut."""
+    from hub.marketplaces import adapter
+
+    if side not in {"vtex", "marketplace"}:
+        refuse("--side", side, "use vtex or marketplace")
+    chosen = cast("Side", side)
+    with desk.opened() as at:
+        found = at.store(store)
+        fields = VTEX_FIELDS if side == "vtex" else adapter(found.marketplace).manifest.secret_fields
+        values = _one_side(credentials, chosen, fields)
+        if check:
+            other: Side = "marketplace" if side == "vtex" else "vtex"
+            both = {chosen: values, other: dict(at.registry.credentials(found.id, other).values)}
+            problems = [one for one in _rehearsed(at, found, both) if one.side == side and not one.warning]
+            if problems:
+                _tell_found(store, problems)
+                say("nothing was changed")
+                raise typer.Exit(PROBLEMS)
+        if not dry_run:
+            at.registry.save_credentials(found.id, chosen, values, who=who())
+            at.wake(store, *at.settings.contexts)
+    tell(
+        {"store": store, "side": side, "changed": not dry_run},
+        f"{store}: {side} credentials {'would be ' * dry_run}kept",
+    )
+
+
+@store_app.command()
+def marketplaces(as_json: Json = False) -> None:
+    """Every marketplace there is an adapter for."""
+    from hub.marketplaces import adapters
+
+    rows = [
+        {
+            "marketplace": name,
+            "title": one.manifest.title,
+            "actions": " ".join(sorted(action.value for action in one.manifest.actions)),
+            "in_lots": one.manifest.lots is not None,
+            "replaces": one.manifest.replaces,
+            "secrets": " ".join(one.manifest.secret_fields),
+            "verified": one.manifest.verification,
+        }
+        for name, one in sorted(adapters().items())
+    ]
+    tell_table("marketplaces", list(rows[0]), rows)
+
+
+# ---------------------------------------------------------------- inside
+
+
+def _row(store: Store) -> dict[str, Any]:
+    return {
+        "store": store.slug,
+        "account": store.account,
+        "affiliate": store.affiliate,
+        "sales_channel": store.sales_channel,
+        "marketplace": store.marketplace,
+        "status": store.status,
+    }
+
+
+def _changed(store: str, status: str, *, dry_run: bool) -> None:
+    document = {"store": store, "status": status, "changed": not dry_run}
+    tell(document, f"{store}: would be {status}; nothing was changed" if dry_run else f"{store}: {status}")
+
+
+def _later(found: Found) -> bool:
+    from hub.checks import OPENED_LATER
+
+    return found.side == "vtex" and found.problem.field in OPENED_LATER
+
+
+def _problem(found: Found) -> dict[str, Any]:
+    one = found.problem
+    return {"side": found.side, "warning": found.warning, "field": one.field, "value": one.value, "fix": one.fix}
+
+
+def _sentence(found: Found) -> str:
+    return f"{'!' if found.warning else '✗'} {found.side}: {found.problem.sentence()}"
+
+
+def _tell_found(store: str, found: list[Found]) -> None:
+    tell({"store": store, "problems": [_problem(one) for one in found]}, "\n".join(map(_sentence, found)) or None)
+
+
+def _settings_given(path: Path | None, **urls: str) -> dict[str, Any]:
+    tree = _json_given(str(path), "--settings") if path else {}
+    return {**tree, **{name: url for name, url in urls.items() if url}}
+
+
+def _secrets_given(source: str, fields: tuple[str, ...]) -> dict[Side, dict[str, str]]:
+    if not source and sys.stdin.isatty():
+        say("Credentials (nothing is shown while you type; leave empty what you do not have):")
+        return {
+            "vtex": {field: secret(f"VTEX {field}") for field in VTEX_FIELDS},
+            "marketplace": _filled({field: secret(f"marketplace {field}") for field in fields}),
+        }
+    tree = _json_given(source or "-", "--credentials")
+    problems = [
+        Problem("input", field=f"credentials.{name}", fix="unknown; write vtex and marketplace")
+        for name in tree
+        if name not in {"vtex", "marketplace"}
+    ]
+    sides: dict[Side, dict[str, str]] = {}
+    for side, known in (("vtex", VTEX_FIELDS), ("marketplace", fields)):
+        values, wrong = _texts(tree.get(side), side, known, required=side == "vtex")
+        problems += wrong
+        sides[cast("Side", side)] = values
+    if problems:
+        raise BadInput(problems)
+    return sides
+
+
+def _one_side(source: str, side: Side, fields: tuple[str, ...]) -> dict[str, str]:
+    if not source and sys.stdin.isatty():
+        return _filled({field: secret(f"{side} {field}") for field in fields})
+    tree = _json_given(source or "-", "--credentials")
+    values, wrong = _texts(tree.get(side, tree), side, fields, required=side == "vtex")
+    if wrong:
+        raise BadInput(wrong)
+    return values
+
+
+def _texts(tree: object, side: str, known: tuple[str, ...], *, required: bool) -> tuple[dict[str, str], list[Problem]]:
+    if not isinstance(tree, dict):
+        fix = f'is missing; write {{"{side}": {{{", ".join(f"{chr(34)}{name}{chr(34)}: …" for name in known)}}}}}'
+        return {}, [Problem("input", field=f"credentials.{side}", fix=fix)]
+    wrong = [
+        Problem("input", field=f"credentials.{side}.{name}", fix="write text" if name in tree else "is missing")
+        for name in sorted({*tree, *(known if required else ())})
+        if not isinstance(tree.get(name), str) or not (tree[name] or not required)
+    ]
+    return _filled({name: value for name, value in tree.items() if isinstance(value, str)}), wrong
+
+
+def _filled(values: Mapping[str, str]) -> dict[str, str]:
+    return {name: value.strip() for name, value in values.items() if value.strip()}
+
+
+def _json_given(source: str, option: str) -> dict[str, Any]:
+    """A JSON object from a file or standard input. Its text is never repeated: it may hold secrets."""
+    try:
+        raw = sys.stdin.read(LARGEST_FILE + 1) if source == "-" else _read(Path(source))
+    except (OSError, UnicodeDecodeError) as fault:
+        refuse(option, source, f"cannot be read ({getattr(fault, 'strerror', None) or 'no UTF-8 text'})")
+    if len(raw) > LARGEST_FILE:
+        refuse(option, source, f"is larger than {LARGEST_FILE} characters")
+    try:
+        tree = json.loads(raw or "null")
+    except ValueError as fault:
+        line = getattr(fault, "lineno", 1)
+        refuse(option, source, f"is no JSON (line {line})")
+    if not isinstance(tree, dict):
+        refuse(option, source, "must be a JSON object")
+    return tree
+
+
+def _read(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.read(LARGEST_FILE + 1)
+
+
+def _draft(
+    at: Desk,
+    name: str,
+    account: str,
+    affiliate: str,
+    sales_channel: int,
+    marketplace: str,
+    settings: Mapping[str, Any],
+) -> Store:
+    """The store as it would be registered. `BadInput` with every problem that is known without asking anybody."""
+    from hub.marketplaces import adapters
+
+    return at.registry.draft(
+        slug=name,
+        account=account,
+        affiliate=affiliate,
+        sales_channel=sales_channel,
+        marketplace=marketplace,
+        settings=settings,
+        marketplaces=adapters(),
+    )
+
+
+def _rehearsed(at: Desk, store: Store, secrets: Mapping[Side, Mapping[str, str]]) -> list[Found]:
+    """The registration check with credentials that are not kept yet."""
+    from hub.checks import check as checked
+    from hub.links import Links
+    from hub.stores import Credentials, Registry
+
+    class Unkept(Registry):
+        """Answers with what was just entered."""
+
+        def credentials(self, store_id: int, side: str) -> Credentials:  # noqa: ARG002 – there is one store only
+            return Credentials(0, dict(secrets.get(cast("Side", side), {})))
+
+        def token(self, store_id: int) -> str:
+            return super().token(store_id) if store_id else "new"
+
+    links = Links(at.settings, at.pool, at.box, threads=4)
+    links.registry = Unkept(at.pool, at.box)
+    return checked(links.build(store))
