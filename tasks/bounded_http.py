@@ -56,6 +56,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._begun: float | None = None  # when the first byte of the request that is arriving came
         self._in_head = True
         self._head_bytes = 0
+        self._piece = 0
         self._cut = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -75,6 +76,7 @@ class _BoundedProtocol(HttpToolsProtocol):
             return
         if self._begun is None:
             self._begun = self.loop.time()
+        self._piece = len(data)
         super().data_received(data)
         if self._in_head and not self._cut and self._begun is not None:
             self._head_bytes += len(data)
@@ -89,9 +91,12 @@ class _BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._cut:
             return
-        # Only a head that came with much else in one piece can be too large here; it is measured exactly.
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > self._bounds.head_bytes:
+        # A piece may hold much else: only when all that came is too much, the head is measured.
+        if (
+            self._head_bytes + self._piece > self._bounds.head_bytes
+            and len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            > self._bounds.head_bytes
+        ):
             self._cut_off(431, "head_too_large", "head", f"send at most {self._bounds.head_bytes} bytes of headers")
             return
         self._in_head = False

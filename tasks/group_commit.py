@@ -19,7 +19,7 @@ from typing import Final
 
 from psycopg import AsyncConnection
 
-from hub.db import StorageAway, StorageRefused, conninfo, translated
+from hub.db import ListsAsLiterals, StorageAway, StorageRefused, conninfo, translated
 from hub.errors import HubError
 from hub.ledger import NOTICES_AND_ENQUEUE, Notice, Pair, Tally, enqueue_parameters
 from hub.model import Ask
@@ -141,6 +141,7 @@ class GroupCommit:
                 with translated():
                     async with asyncio.timeout(_CONNECT_SECONDS):
                         connection = await AsyncConnection.connect(self._where, autocommit=True)
+                connection.adapters.register_dumper(list, ListsAsLiterals)
             except (StorageAway, StorageRefused, TimeoutError) as fault:
                 self._went_away(str(fault) or "PostgreSQL did not answer in time")
                 await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])

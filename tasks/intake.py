@@ -25,7 +25,7 @@ import urllib.parse
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 import prometheus_client
@@ -201,7 +201,10 @@ class Wakes:
                 pairs, self._pairs = self._pairs, set()
             if pairs:
                 self._figures.wakes.inc(len(pairs))
-                self._figures.pushed.inc(self._wake(sorted(pairs)))
+                try:
+                    self._figures.pushed.inc(self._wake(sorted(pairs)))
+                except Exception:  # whatever it is, this thread must live; the sweep wakes for what it missed
+                    log.exception("waking failed")
             if self._ending.wait(_WAKE_SECONDS) and not self._pairs:
                 return
 
@@ -289,8 +292,7 @@ class Intake:
         except _Gone:
             self._figures.refuse("hung_up")
         else:
-            await send(_START_OK)
-            await send(_BODY_OK)
+            await _say(send, _START_OK, _BODY_OK)
 
     def _entrance(self, scope: Scope) -> tuple[Door, _Reader]:
         token, _, rest = scope["path"].lstrip("/").partition("/")
@@ -473,8 +475,16 @@ async def _refuse(send: Send, refused: _Refused) -> None:
 
 async def _answer(send: Send, status: int, kind: bytes, body: bytes, extra: Sequence[tuple[bytes, bytes]] = ()) -> None:
     headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), *extra]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    start = {"type": "http.response.start", "status": status, "headers": headers}
+    await _say(send, start, {"type": "http.response.body", "body": body})
+
+
+async def _say(send: Send, start: MutableMapping[str, Any], body: MutableMapping[str, Any]) -> None:
+    try:
+        await send(start)
+        await send(body)
+    except RuntimeError:  # uvloop's word for a connection that was reset a moment ago: nobody is left to answer
+        log.debug("the sender hung up before its answer")
 
 
 # ---------------------------------------------------------------- the process
@@ -523,6 +533,7 @@ def opened(
                 ws="none",
                 lifespan="on",
                 log_config=None,
+                proxy_headers=False,  # nobody here asks who the sender is
                 access_log=False,  # its lines would hold the tokens
                 server_header=False,
                 timeout_keep_alive=30,
@@ -554,5 +565,6 @@ def run(settings: Settings, host: str = "127.0.0.1", port: int = 8080, *, env: M
     waker = Waker(settings, make_app(settings))
     with opened(settings.database_url, settings.schema, box, waker.wake) as server:
         log.info("intake listens on %s:%s", *bound.getsockname()[:2])
-        server.run(sockets=[bound])
+        with suppress(KeyboardInterrupt):  # uvicorn has ended in order and repeats the signal
+            server.run(sockets=[bound])
     waker.close()

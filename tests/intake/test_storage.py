@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
+from hub.db import ListsAsLiterals
 from tests.intake.conftest import Running, serving, until
 
 
@@ -221,3 +223,34 @@ def test_stopping_answers_whoever_was_let_in(database: str) -> None:
         token = intake.add_store()
         assert intake.post(token, stock(1)).status == 200
     assert intake.woken == [("acme-mkt", "stock")]
+
+
+def test_a_waker_that_fails_is_asked_again(database: str) -> None:
+    calls: list[tuple[str, str]] = []
+
+    def fail_once(pairs: Iterable[tuple[str, str]]) -> int:
+        calls.extend(pairs)
+        if len(calls) == 1:
+            raise RuntimeError("broken broker client")
+        return 1
+
+    with serving(database, wake=fail_once) as intake:
+        token = intake.add_store()
+        assert intake.post(token, stock(1)).status == 200
+        until(lambda: len(calls) == 1)
+        assert intake.post(token, stock(2)).status == 200
+        until(lambda: len(calls) == 2)
+
+
+def test_lists_reach_postgresql_as_they_are(database: str) -> None:
+    odd = ["", " ", "NULL", "null", "a,b", "{x}", '"', "\\", '\\"\\\\', "\n\t\x1e\x7f", "ü€😀", '{"a":"\\u0000"}', None]
+    numbers = [1, -2, None, 2**31 - 1]
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.adapters.register_dumper(list, ListsAsLiterals)
+        query = "select %s::text[], %s::int[], %s::bool[], %s::uuid[], %s::text[]"
+        ids = [uuid.uuid4(), None]
+        for _ in range(2):  # with and without a prepared statement
+            found = connection.execute(query, (odd, numbers, [True, False, None], ids, []), prepare=True).fetchone()
+            assert found == (odd, numbers, [True, False, None], ids, [])
+        with pytest.raises(psycopg.DataError):
+            connection.execute("select %s::text[]", (["a\0b"],))
