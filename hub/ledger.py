@@ -14,7 +14,7 @@ import logging
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from psycopg import Connection
@@ -94,7 +94,7 @@ with said as (
     asked = s.asked + (s.asked = coalesce(s.claimed, s.answered))::int,
     asked_by = case when s.asked = coalesce(s.claimed, s.answered) then pg_current_xact_id() else s.asked_by end,
     heard = s.heard or excluded.heard,
-    urgency = case when s.work in ('p', 'h') then least(s.urgency, excluded.urgency) else excluded.urgency end,
+    urgency = case when s.asked > s.answered then least(s.urgency, excluded.urgency) else excluded.urgency end,
     looks = case when s.status = 'unknown' then s.looks when excluded.heard then 0 else s.looks end,
     work = case when s.work = 'i' or (s.work = 's' and s.status in ('done', 'parked')) then 'p' else s.work end,
     pending_since = case when s.work in ('i', 's') and s.asked = coalesce(s.claimed, s.answered)
@@ -106,7 +106,7 @@ with said as (
                   else s.due_at end
   where s.asked = coalesce(s.claimed, s.answered)
      or (s.work = 's' and s.status = 'done')
-     or (s.work = 'p' and excluded.urgency < s.urgency)
+     or (s.asked > s.answered and excluded.urgency < s.urgency)
      or (excluded.heard and not s.heard)
   returning s.store, s.context, s.key, s.work, s.asked_by = pg_current_xact_id() as fresh
 ), fresh as (
@@ -182,15 +182,22 @@ def enqueue_parameters(
     )
 
 
+# Rows are picked and then updated by their key, never by their place: a row that somebody moved between the snapshot
+# and our lock would be leased and not held. The keys go through arrays so that every plan looks them up one by one.
+# A gate whose time has come lets one key try.
 _CLAIM = """
-with gate as (
-  select 1 from gates g where g.store = %(store)s and g.context in (%(context)s, '*')
-     and (g.reopens_at is null or g.reopens_at > now()) limit 1
+with shut as (
+  select g.context from gates g
+  where g.store = %(store)s and (g.reopens_at is null or g.reopens_at > now())
 ), picked as materialized (
-  select s.ctid as row, s.key from states s
-  where s.store = %(store)s and s.context = %(context)s and s.work = 'p' and not exists (select from gate)
+  select s.key from states s
+  where s.store = %(store)s and s.context = %(context)s and s.work = 'p'
+    and not exists (select from shut where shut.context in (%(context)s, '*'))
     and not exists (select from leases l where l.store = s.store and l.lane = %(lane)s and l.key = s.key)
-  order by s.urgency, s.pending_since limit %(limit)s for update of s skip locked
+  order by s.urgency, s.pending_since
+  limit (select case when exists (select from gates g where g.store = %(store)s and g.context in (%(context)s, '*'))
+                  then 1 else %(limit)s end)
+  for update of s skip locked
 ), c as (
   insert into claims (worker, store, context, until)
   select %(worker)s, %(store)s, %(context)s, now() + make_interval(secs => %(seconds)s)
@@ -200,13 +207,16 @@ with gate as (
   select %(store)s, %(lane)s, picked.key, c.id from picked, c order by picked.key
   on conflict do nothing returning key
 ), mates as materialized (
-  select s.ctid as row from states s join leased using (key)
-  where s.store = %(store)s and s.context = any(%(siblings)s::text[]) and s.work = 'p' for update of s skip locked
+  select s.context, s.key from unnest(array(select key from leased)) k(key)
+  cross join unnest(%(siblings)s::text[]) n(context) join states s using (context, key)
+  where s.store = %(store)s and s.work = 'p' and not exists (select from shut where shut.context = s.context)
+  for update of s skip locked
 ), taken as (
   update states s set work = 'h', claim = c.id, due_at = null, dirty_since = case when s.status = 'waiting'
            then s.dirty_since end, claimed = case when s.status = 'waiting' then s.claimed else s.asked end
-  from c
-  where s.ctid = any(array(select p.row from picked p join leased using (key) union all select row from mates))
+  from c, unnest(array(select %(context)s from leased union all select context from mates),
+                 array(select key from leased union all select key from mates)) t(context, key)
+  where s.store = %(store)s and s.context = t.context and s.key = t.key
   returning s.claim, s.context, s.key, s.claimed, s.status, s.attempts, s.urgency, s.heard, s.looks,
             coalesce(extract(epoch from now() - s.pending_since), 0)::float8 as waited
 )
@@ -222,7 +232,10 @@ from taken t left join answers a on a.store = %(store)s and a.context = t.contex
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The keys one attempt has taken: rows by key and context, all under leases of one lane."""
+    """The keys one attempt has taken: rows by key and context, all under leases of one lane.
+
+    `begun` gathers the (context, key) whose intent this attempt has committed.
+    """
 
     id: int
     store: int
@@ -230,6 +243,7 @@ class Claim:
     lane: str
     seconds: float
     items: Mapping[str, Mapping[str, Row]]
+    begun: set[tuple[str, str]] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -405,7 +419,9 @@ class Ledger:
                     [json.dumps(intent[3]) for intent in intents],
                 ),
             ).fetchall()
-        return frozenset(row[0] for row in rows)
+        ours = frozenset(row[0] for row in rows)
+        claim.begun.update((intent[0], intent[1]) for intent in intents if intent[1] in ours)
+        return ours
 
     # ---------------------------------------------------------------- settle
 
@@ -435,6 +451,7 @@ class Ledger:
             ((ending, row) for ending, row in settled if ending.key in owned),
             key=lambda pair: (pair[0].context, pair[0].key),
         )
+        ours, missed = _overtaken(db, claim, ours)
         named = {(ending.context, ending.key) for ending, _ in ours}
         back = [
             (context, key)
@@ -442,7 +459,7 @@ class Ledger:
             for context in rows
             if key in owned and (context, key) not in named
         ]
-        asks = [ask for ending, _ in ours for ask in _then(ending.outcome)]
+        asks = [*missed, *(ask for ending, _ in ours for ask in _then(ending.outcome))]
         # Rows of other contexts are asked below: lock all that exist first, in the one order everybody follows.
         locks = sorted(
             {(claim.store, *place) for place in (*named, *back)} | {(a.store, a.context, a.key) for a in asks}
@@ -544,6 +561,7 @@ class Ledger:
                           order by s.store, s.context, s.key for update of s skip locked
                         ), moved as (
                           update states s set work = 'p', due_at = null, asked = s.asked + l.fresh::int,
+                            urgency = case when l.fresh then %s else s.urgency end,
                             pending_since = coalesce(s.pending_since, now())
                           from locked l where s.store = l.store and s.context = l.context and s.key = l.key
                           returning s.store, s.context, l.fresh
@@ -556,7 +574,7 @@ class Ledger:
                         )
                         select distinct store, context from moved
                         """,
-                        (limit, self.slot),
+                        (limit, int(Urgency.SWEEP), self.slot),
                     ).fetchall()
                 )
 
@@ -566,7 +584,8 @@ class Ledger:
     def expire(self, limit: int = 200) -> int:
         """Free the keys of claims whose deadline passed or whose process stopped beating; returns how many.
 
-        Each costs its key an attempt: a key that takes its worker with it must not do so for ever.
+        Each costs its key an attempt: a key that takes its worker with it must not do so for ever. A dead key waits its
+        pause out before the next try.
         """
 
         def once() -> int:
@@ -584,6 +603,8 @@ class Ledger:
                 ]
                 if not claims:
                     return 0
+                # Leases first, as settle does: both want the same leases and rows at the same time.
+                db.execute("select 1 from leases where claim = any(%s) order by claim, key for update", (claims,))
                 db.execute(
                     """
                     select 1 from states s join leases l on l.store = s.store and l.key = s.key and s.claim = l.claim
@@ -593,12 +614,14 @@ class Ledger:
                 )
                 freed = db.execute(
                     """
-                    update states s set work = 'p', claim = null, attempts = s.attempts + 1,
-                      claimed = case when s.status = 'waiting' then s.claimed end
+                    update states s set claim = null, attempts = least(s.attempts + 1, 32000),
+                      claimed = case when s.status = 'waiting' then s.claimed end,
+                      work = case when s.status = 'dead' then 's' else 'p' end,
+                      due_at = case when s.status = 'dead' then now() + make_interval(secs => %s) end
                     from leases l
                     where l.claim = any(%s) and s.store = l.store and s.key = l.key and s.claim = l.claim
                     """,
-                    (claims,),
+                    (DEAD_PAUSE, claims),
                 ).rowcount
                 db.execute("delete from leases where claim = any(%s)", (claims,))
                 db.execute("delete from claims where id = any(%s)", (claims,))
@@ -608,8 +631,12 @@ class Ledger:
             return retrying(once)
 
     def release(self, store: int, parked_on: str, *, source: str = "release") -> frozenset[Pair]:
-        """Make pending whatever is parked on this (mapping saved, SKU published, approval given)."""
+        """Make pending whatever is parked on this (mapping saved, SKU published, approval given).
+
+        Call it when the change is committed: rows that are just being parked are waited for, later ones see the change.
+        """
         with translated(), self.pool.connection() as db:
+            db.execute("select pg_advisory_xact_lock(hashtextextended(%s, 2))", (_release_lock(store, parked_on),))
             parked = db.execute(
                 """
                 select s.context, s.key from answers a join states s using (store, context, key)
@@ -712,7 +739,9 @@ class Ledger:
                 """
                 select coalesce(sum(received), 0), coalesce(sum(quarantined + ignored + accepted), 0),
                        coalesce(sum(requested), 0), coalesce(sum(coalesced + enqueued), 0),
-                       coalesce(sum(enqueued), 0), coalesce(sum(finished), 0)
+                       coalesce(sum(enqueued), 0), coalesce(sum(finished), 0),
+                       count(*) filter (where requested <> coalesced + enqueued
+                                           or received <> quarantined + ignored + accepted)
                 from counters
                 """
             ).fetchone()
@@ -720,15 +749,19 @@ class Ledger:
             laws = [
                 Interval("received = quarantined + ignored + accepted", int(row[0]), int(row[1])),
                 Interval("requested = coalesced + enqueued", int(row[2]), int(row[3])),
+                Interval("sources out of balance", int(row[6]), 0),
             ]
             if recount:
                 counted = db.execute(
                     """
                     select coalesce(sum(asked - answered), 0),
                            count(*) filter (where asked > answered and work = 'i'),
-                           count(*) filter (where work = 'h' and claim is null),
-                           count(*) filter (where work = 's' and due_at is null)
-                    from states
+                           count(*) filter (where work = 'h' and not exists (
+                             select from leases l join claims c on c.id = l.claim
+                             where l.claim = s.claim and l.store = s.store and l.key = s.key)),
+                           count(*) filter (where work = 's' and due_at is null),
+                           count(*) filter (where asked = answered and work in ('p', 'h'))
+                    from states s
                     """
                 ).fetchone()
                 leases = db.execute(
@@ -740,8 +773,9 @@ class Ledger:
                 laws += [
                     Interval("enqueued - finished = asked - answered", int(row[4]) - int(row[5]), int(counted[0])),
                     Interval("unanswered rows at rest", int(counted[1]), 0),
-                    Interval("held rows without a claim", int(counted[2]), 0),
+                    Interval("held rows without a lease", int(counted[2]), 0),
                     Interval("scheduled rows without a time", int(counted[3]), 0),
+                    Interval("pending rows that nobody asked for", int(counted[4]), 0),
                     Interval("leases without a claim", int(leases[0]), 0),
                 ]
         return laws
@@ -790,86 +824,149 @@ def _then(outcome: Outcome) -> tuple[Ask, ...]:
     return outcome.then if isinstance(outcome, (Done, Parked, Postponed, Refused)) else ()
 
 
+def _overtaken(
+    db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]]
+) -> tuple[list[tuple[Ending, NextRow]], list[Ask]]:
+    """What a row is about to wait for may have happened since it was read, and would not be told again.
+
+    A lot that was answered meanwhile makes its rows pending at once; a mapping that was saved meanwhile asks for the
+    rows that park on it. The locks make whoever tells (`StoreStates.lot_settled`, `release`) come before or after us.
+    """
+    lots = sorted(
+        {int(e.outcome.ticket[4:]) for e, _ in ours if isinstance(e.outcome, Waiting) and _is_lot(e.outcome.ticket)}
+    )
+    over: set[str] = set()
+    if lots:
+        rows = db.execute("select id, state from lots where id = any(%s) order by id for share", (lots,)).fetchall()
+        over = {f"lot:{row[0]}" for row in rows if row[1] == "settled"}
+    moved = [
+        (e, replace(row, work="p", wait=None) if isinstance(e.outcome, Waiting) and e.outcome.ticket in over else row)
+        for e, row in ours
+    ]
+    parked = [(e, e.outcome) for e, _ in ours if isinstance(e.outcome, Parked) and e.outcome.on.startswith(_MAPPING)]
+    if not parked:
+        return moved, []
+    names = sorted({outcome.on for _, outcome in parked})
+    db.execute(
+        "select pg_advisory_xact_lock_shared(hashtextextended(n, 2)) from unnest(%s::text[]) n",
+        ([_release_lock(claim.store, name) for name in names],),
+    )
+    versions = dict(
+        db.execute(
+            "select category, version from mappings where store = %s and category = any(%s)",
+            (claim.store, [name.removeprefix(_MAPPING) for name in names]),
+        ).fetchall()
+    )
+    missed = [
+        Ask(claim.store, ending.context, ending.key, "release", Urgency.FOLLOW)
+        for ending, outcome in parked
+        if versions.get(outcome.on.removeprefix(_MAPPING), 0) != outcome.version
+    ]
+    return moved, missed
+
+
+_MAPPING = "mapping:"
+
+
+def _release_lock(store: int, parked_on: str) -> str:
+    return f"release {store} {parked_on}"
+
+
+def _is_lot(ticket: str) -> bool:
+    return ticket.startswith("lot:")
+
+
 def _remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]]) -> None:
     """Keep in `answers` what the endings taught, and wipe what they make untrue; an unchanged row is not touched."""
-    full: list[tuple[Any, ...]] = []
-    values: list[tuple[str, str, str]] = []
+    words: list[tuple[Any, ...]] = []
+    known: dict[tuple[str, str], str | None] = {}
+    undone: set[tuple[str, str]] = set()
     for ending, row in ours:
         before = claim.items[ending.key].get(ending.context) or Row(ending.context, ending.key, 0)
-        outcome = ending.outcome
-        taught = ending.context in ending.confirmed
-        values += [
-            (context, ending.key, json.dumps(value))
-            for context, value in ending.confirmed.items()
-            if context != ending.context
-        ]
-        if isinstance(outcome, Done) and not (before.marked or taught or ending.problems or ending.definite):
+        outcome, place = ending.outcome, (ending.context, ending.key)
+        for context, value in ending.confirmed.items():
+            known[context, ending.key] = json.dumps(value)
+        # An intent that was open before this attempt stays in doubt until the marketplace answers for good; one of
+        # this attempt also does when its answer may have been lost, or is still to come.
+        if before.intent is not None:
+            if ending.definite:
+                known.setdefault(place, None)
+        elif place in claim.begun and (ending.definite or not isinstance(outcome, (Failed, Unknown, Waiting))):
+            undone.add(place)
+        if _says_nothing(ending, before):
             continue
-        if isinstance(outcome, Refused) and outcome.input_hash == before.input_hash and not ending.problems:
-            continue  # the same was refused before and not sent again (RES-13): what was said then still holds
-        # An intent that was open before this attempt stays in doubt until the marketplace answers for good.
-        definite = taught or ending.definite
-        clears = definite or (before.intent is None and not isinstance(outcome, (Failed, Unknown, Waiting)))
-        full.append(
+        words.append(
             (
-                ending.context,
-                ending.key,
+                *place,
                 json.dumps([problem.as_json() for problem in ending.problems]),
-                outcome.why if isinstance(outcome, (Failed, Unknown)) else None,
+                outcome.why if isinstance(outcome, (Failed, Unknown, Postponed, Locked)) else None,
                 _ticket(outcome, before, row),
                 outcome.on if isinstance(outcome, Parked) else None,
                 outcome.version if isinstance(outcome, Parked) else None,
-                outcome.input_hash if isinstance(outcome, Refused) else None,
-                clears,
-                taught or (definite and before.intent is not None),
-                json.dumps(ending.confirmed[ending.context]) if taught else None,
+                _refused_hash(outcome, before),
             )
         )
-    if full:
-        full.sort()
+    if words:
+        words.sort(key=lambda row: row[:2])
         db.execute(
             """
-            insert into answers as a (store, context, key, problems, why, ticket, parked_on, parked_version, input_hash,
-                                      confirmed, confirmed_at)
-            select %s, r.context, r.key, r.problems, r.why, r.ticket, r.parked_on, r.parked_version, r.input_hash,
-                   r.value, case when r.value is not null then now() end
-            from unnest(%s::text[], %s::text[], %s::jsonb[], %s::text[], %s::text[], %s::text[], %s::int8[],
-                        %s::text[], %s::jsonb[])
-              as r(context, key, problems, why, ticket, parked_on, parked_version, input_hash, value)
-            order by r.context, r.key
+            insert into answers as a (store, context, key, problems, why, ticket, parked_on, parked_version, input_hash)
+            select %s, * from unnest(%s::text[], %s::text[], %s::jsonb[], %s::text[], %s::text[], %s::text[],
+                                     %s::int8[], %s::text[])
             on conflict (store, context, key) do update set
               problems = excluded.problems, why = excluded.why, ticket = excluded.ticket,
               parked_on = excluded.parked_on, parked_version = excluded.parked_version,
               input_hash = excluded.input_hash
             """,
-            (claim.store, *([row[column] for row in full] for column in (0, 1, 2, 3, 4, 5, 6, 7, 10))),
+            (claim.store, *([row[column] for row in words] for column in range(8))),
         )
+    gone = sorted(undone - known.keys())
+    if gone:
         db.execute(
             """
-            update answers a set
-              intent = case when r.clears then null else a.intent end,
-              reference = case when r.clears then null else a.reference end,
-              intent_at = case when r.clears then null else a.intent_at end,
-              confirmed = case when r.taught then r.value else a.confirmed end,
-              confirmed_at = case when r.taught then now() else a.confirmed_at end
-            from unnest(%s::text[], %s::text[], %s::bool[], %s::bool[], %s::jsonb[])
-              as r(context, key, clears, taught, value)
-            where a.store = %s and a.context = r.context and a.key = r.key
+            update answers a set intent = null, reference = null, intent_at = null
+            from unnest(%s::text[], %s::text[]) as u(context, key)
+            where a.store = %s and a.context = u.context and a.key = u.key
             """,
-            (*([row[column] for row in full] for column in (0, 1, 8, 9, 10)), claim.store),
+            ([place[0] for place in gone], [place[1] for place in gone], claim.store),
         )
-    if values:
-        values.sort()
+    if known:
+        values = sorted(known.items())
         db.execute(
             """
             insert into answers as a (store, context, key, confirmed, confirmed_at)
             select %s, v.context, v.key, v.value, now()
-            from unnest(%s::text[], %s::text[], %s::jsonb[]) as v(context, key, value) order by v.context, v.key
+            from unnest(%s::text[], %s::text[], %s::jsonb[]) as v(context, key, value)
             on conflict (store, context, key) do update set confirmed = excluded.confirmed, confirmed_at = now(),
               intent = null, reference = null, intent_at = null
             """,
-            (claim.store, *([row[column] for row in values] for column in range(3))),
+            (
+                claim.store,
+                [place[0] for place, _ in values],
+                [place[1] for place, _ in values],
+                [value for _, value in values],
+            ),
         )
+
+
+def _says_nothing(ending: Ending, before: Row) -> bool:
+    """There is nothing to write down about the row, or what is written there still holds."""
+    match ending.outcome:
+        case Done():
+            return not (before.marked or ending.problems)
+        case Refused(input_hash=same):
+            return same is not None and same == before.input_hash and not ending.problems  # not sent again (RES-13)
+        case Released() | Postponed(scope="store"):
+            return True
+        case _:
+            return False
+
+
+def _refused_hash(outcome: Outcome, before: Row) -> str | None:
+    """The input that is not sent again; an attempt that said nothing about it leaves it as it was."""
+    if isinstance(outcome, Refused):
+        return outcome.input_hash
+    return before.input_hash if isinstance(outcome, (Failed, Unknown, Postponed, Locked)) else None
 
 
 def _ticket(outcome: Outcome, before: Row, row: NextRow) -> str | None:
@@ -969,7 +1066,7 @@ def _lot_outcomes(
     rows = db.execute(
         """
         select lot, context, key, covers, record, outcome from lot_records
-        where lot = any(%s) and key = any(%s) and outcome is not null
+        where lot = any(%s) and key = any(%s) and outcome is not null order by lot, line
         """,
         (list(lots), list(keys)),
     ).fetchall()
