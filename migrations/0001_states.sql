@@ -1,5 +1,6 @@
 -- The truth of one cell: who sells where, what was asked, what was answered, what is known.
 -- Runs inside the hub's own schema (search_path is set by the runner). Needs PostgreSQL 14 or newer.
+-- Keys are collated "C": PostgreSQL then locks rows in the very order in which the hub sorts them.
 
 -- ---------------------------------------------------------------- stores
 create table stores (
@@ -33,7 +34,7 @@ create table notices (
   store       int,                                 -- null: token of nobody (never stored today), kept for quarantine
   kind        text not null,                       -- notification | event | result
   fate        text not null,                       -- accepted | ignored | quarantined
-  key         text,                                -- order id of a result or event, else null
+  key         text collate "C",                    -- order id of a result or event, else null
   body        text not null,                       -- raw; text, because jsonb refuses \u0000
   primary key (id, received_at)
 ) partition by range (received_at);
@@ -43,8 +44,8 @@ create index notices_results on notices (store, key, received_at) where kind = '
 -- ---------------------------------------------------------------- the states table
 create table states (
   store         int  not null,
-  context       text not null,
-  key           text not null,
+  context       text collate "C" not null,
+  key           text collate "C" not null,
   work          "char" not null default 'i',       -- i at rest, p pending, h held by a claim, s due at due_at
   asked         bigint not null default 0,         -- demands so far; repeats that change nothing do not count
   answered      bigint not null default 0,         -- demands answered; asked > answered = somebody waits
@@ -72,8 +73,8 @@ create index states_failing on states (store, status, key) where status in ('ref
 -- What is remembered beside a row; its own table because it is wide and changes less often.
 create table answers (
   store        int  not null,
-  context      text not null,
-  key          text not null,
+  context      text collate "C" not null,
+  key          text collate "C" not null,
   problems     jsonb not null default '[]',        -- of the last ending: what somebody must correct
   why          text,                               -- last failure, redacted
   ticket       text,                               -- what the marketplace will answer; lot:<id> for lots
@@ -109,8 +110,8 @@ create index claims_until on claims (until);
 create index claims_worker on claims (worker);
 create table leases (                              -- law 2: one per (store, lane, key), by this key
   store int  not null,
-  lane  text not null,
-  key   text not null,
+  lane  text collate "C" not null,
+  key   text collate "C" not null,
   claim bigint not null,
   primary key (store, lane, key)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0);
@@ -118,7 +119,7 @@ create index leases_claim on leases (claim);
 
 create table gates (                               -- shut: this store and context may not work now
   store      int  not null,
-  context    text not null,                        -- '*' for all
+  context    text collate "C" not null,            -- '*' for all
   side       text not null,                        -- vtex | marketplace | operator
   cause      text not null,                        -- operator | credentials | quota
   who        text not null,
@@ -132,8 +133,8 @@ create table gates (                               -- shut: this store and conte
 -- ---------------------------------------------------------------- conservation (law 6)
 create table counters (                            -- one slot per process: intakes never queue for one row
   store       int  not null,
-  context     text not null,                       -- '-' for notices
-  source      text not null,
+  context     text collate "C" not null,           -- '-' for notices
+  source      text collate "C" not null,
   slot        smallint not null,
   received    bigint not null default 0,
   quarantined bigint not null default 0,
@@ -149,7 +150,7 @@ create table counters (                            -- one slot per process: inta
 -- ---------------------------------------------------------------- what is known of the two sides
 create table bindings (                            -- VTEX SKU <-> marketplace listing (vtex.md 8.1)
   store      int  not null,
-  sku        text not null,
+  sku        text collate "C" not null,
   product    text not null default '',
   remote_id  text not null,
   link       text not null default '',
@@ -189,8 +190,8 @@ create index lots_open on lots (store, state) where state <> 'settled';
 create table lot_records (
   lot     bigint not null references lots on delete cascade,
   line    int    not null,                         -- position in the lot, from 0
-  context text   not null,
-  key     text   not null,
+  context text collate "C" not null,
+  key     text collate "C" not null,
   covers  text[] not null,                         -- contexts that this record answers
   record  jsonb  not null,
   body    bytea  not null,
@@ -201,7 +202,7 @@ create index lot_records_key on lot_records (lot, key);
 
 create table orders (
   store           int  not null,
-  order_id        text not null,                   -- the marketplace's
+  order_id        text collate "C" not null,       -- the marketplace's
   state           text not null default 'seen',    -- hub.contexts.order.STATES, in that order
   body            bytea,                           -- the order with personal data, encrypted
   vtex_order_id   text,
@@ -241,8 +242,8 @@ create unique index runs_one_load on runs (store) where kind = 'load' and state 
 create unique index runs_one_replay on runs (kind) where kind = 'replay' and state = 'running';
 create table run_keys (
   run     bigint not null references runs on delete cascade,
-  context text   not null,
-  key     text   not null,
+  context text collate "C" not null,
+  key     text collate "C" not null,
   store   int    not null,
   asked   bigint not null default 0,               -- answered when the row's answered reaches it
   primary key (run, store, context, key)
@@ -253,8 +254,8 @@ create table interactions (
   id          uuid not null default gen_random_uuid(),
   at          timestamptz not null default now(),
   store       int  not null,
-  context     text not null,
-  key         text not null,
+  context     text collate "C" not null,
+  key         text collate "C" not null,
   operation   text not null,                       -- vtex.md 15.2
   direction   text not null,
   code        text not null,
