@@ -295,11 +295,12 @@ class StoreStates:
     def join_lot(self, claim: Claim, kind: str, entries: Sequence[LotEntry], lots: Lots) -> Mapping[str, int]:
         """Add records to the building lot of this kind, opening and closing lots as they fill; key → lot.
 
-        Being in a lot is the intent: it is committed here, under the claim's lease. Keys whose lease is gone are left
-        out of the answer.
+        Being in a lot is the intent (law 5): it is committed here, under the claim's lease, for every row that a record
+        answers. Keys whose lease is gone are left out of the answer.
         """
         joined: dict[str, int] = {}
         asks: dict[int, Ask] = {}
+        intents: dict[tuple[str, str], Any] = {}
         with self._db() as db, db.transaction():
             ours = {
                 row[0]
@@ -316,6 +317,7 @@ class StoreStates:
                     lot = self._building(db, kind)
                 if lot[1] and (lot[1] >= lots.max_records or lot[2] + len(entry.line) > lots.max_bytes):
                     self._close(db, lot)
+                    asks[lot[0]] = self._lot_ask(lot[0])
                     lot = self._building(db, kind)
                 db.execute(
                     """
@@ -334,17 +336,40 @@ class StoreStates:
                 )
                 lot = (lot[0], lot[1] + 1, lot[2] + len(entry.line) + 1)
                 joined[entry.key] = lot[0]
-                asks[lot[0]] = Ask(self.store, "lot", str(lot[0]), "lot", Urgency.FOLLOW)
+                asks[lot[0]] = self._lot_ask(lot[0])
+                intents |= {(context, entry.key): entry.step for context in entry.contexts}
             if lot is not None:
                 if lot[1] >= lots.max_records:
                     self._close(db, lot)
                 else:
                     db.execute("update lots set records = %s, bytes = %s where id = %s", (lot[1], lot[2], lot[0]))
+            if intents:
+                self._intend(db, sorted(intents.items(), key=lambda intent: intent[0]))
             if asks:
                 self.touched |= set(
                     db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), list(asks.values()), self.slot)).fetchall()
                 )
         return joined
+
+    def _lot_ask(self, lot: int) -> Ask:
+        return Ask(self.store, "lot", str(lot), "lot", Urgency.FOLLOW)
+
+    def _intend(self, db: Connection[Any], intents: Sequence[tuple[tuple[str, str], Any]]) -> None:
+        db.execute(
+            """
+            insert into answers as a (store, context, key, reference, intent, intent_at)
+            select %s, i.context, i.key, (i.intent ->> 'reference')::uuid, i.intent, now()
+            from unnest(%s::text[], %s::text[], %s::jsonb[]) as i(context, key, intent)
+            on conflict (store, context, key) do update set
+              reference = excluded.reference, intent = excluded.intent, intent_at = now()
+            """,
+            (
+                self.store,
+                [place[0] for place, _ in intents],
+                [place[1] for place, _ in intents],
+                [json.dumps(step) for _, step in intents],
+            ),
+        )
 
     def _building(self, db: Connection[Any], kind: str) -> tuple[int, int, int]:
         row = db.execute(
@@ -409,8 +434,13 @@ class StoreStates:
             )
 
     def lot_settled(self, lot: int, result: LotResult) -> None:
-        """Keep what became of each record, and make the rows that waited for it pending."""
+        """Keep what became of each record, and make the rows that waited for it pending.
+
+        A record that may be sent again stays in doubt; its visibility delay counts from now.
+        """
         with self._db() as db, db.transaction():
+            # First of all: whoever settles a row into waiting for this lot looks at it under the same lock.
+            db.execute("update lots set state = 'settled', settled_at = now() where id = %s", (lot,))
             lines = db.execute("select line from lot_records where lot = %s order by line", (lot,)).fetchall()
             unanswered = LotOutcome(
                 taken=False,
@@ -440,7 +470,15 @@ class StoreStates:
                 """,
                 (self.store, f"lot:{lot}"),
             ).fetchall()
-            db.execute("update lots set state = 'settled', settled_at = now() where id = %s", (lot,))
+            if any(outcome.retry for outcome in outcomes):
+                db.execute(
+                    """
+                    update answers a set intent_at = now() from lot_records r
+                    where r.lot = %s and (r.outcome ->> 'retry')::bool and a.store = %s and a.context = any(r.covers)
+                      and a.key = r.key and a.intent is not null
+                    """,
+                    (lot, self.store),
+                )
         self.touched |= {(int(row[0]), str(row[1])) for row in moved}
 
 
