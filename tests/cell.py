@@ -107,6 +107,10 @@ class Shop:
     def truth(self, sku: str) -> Truth:
         return self.cell.vtex.truth(self.account, 1)[sku]
 
+    def vtex_calls(self, operation: str) -> list[dict[str, Any]]:
+        """What VTEX was asked for this account: sku, simulation, sku_ids, …"""
+        return self.cell.vtex.journal(account=self.account, operation=operation)
+
     # -- the marketplace
     def shown(self, sku: str) -> ShownSku | None:
         return self.cell.marketplace.shown(self.slug).get(sku)
@@ -189,6 +193,20 @@ class Shop:
         """What the marketplace heard from this store."""
         return self.cell.marketplace.journal(account=self.slug, **conditions)
 
+    def last_call(self) -> int:
+        """Number of the last call that the marketplace heard from this store; `calls(after=…)` gives those since."""
+        return max((call.number for call in self.calls()), default=0)
+
+    def writes(self, *, after: int = 0) -> list[Any]:
+        """The calls of this store that change something at the marketplace."""
+        return [call for call in self.calls(after=after) if call.method != "GET"]
+
+    def binding(self, sku: str) -> dict[str, Any] | None:
+        """The stored pair of a SKU."""
+        return self.cell.one(
+            "select remote_id, state, link from bindings where store = %s and sku = %s", self.store.id, sku
+        )
+
     def map_category(self, category: str, remote: str) -> None:
         """A category mapping as `hub mappings import` makes it, without the release."""
         self.cell.do(
@@ -219,6 +237,10 @@ class Cell:
         self.pool = open_pool(self.settings.database_url, self.settings.schema, name="tests", max_size=4)
         self.registry = Registry(self.pool, self.box)
         self.ledger = Ledger(self.pool, slot=999)
+
+    def requests_seen(self) -> int:
+        """How many requests intake and simulators received so far."""
+        return requests_counted(self.intake_url) + self.vtex.requests_seen() + self.marketplace.requests_seen()
 
     # -- processes
     def start(self, name: str, *command: str) -> None:
@@ -371,7 +393,7 @@ def running_cell(valkey: Valkey, postgres: Postgres, database_url: str, director
             "REDIS_URL": valkey.url,
             "DATABASE_URL": database_url,
             "HUB_KEY": Fernet.generate_key().decode(),
-            "HUB_PREFIX": f"t{os.getpid()}",
+            "HUB_PREFIX": f"t{os.getpid()}-{next(_numbers)}",
             "HUB_QUEUES": str(quick_queues(directory / "queues.yaml")),
             "HUB_PLAN": "test",
         }
@@ -410,6 +432,16 @@ def running_cell(valkey: Valkey, postgres: Postgres, database_url: str, director
                     child.kill()
                     child.wait()
             cell.pool.close()
+
+
+def requests_counted(intake_url: str) -> int:
+    """What an intake says that it received or refused; 0 while it is away."""
+    try:
+        page = requests.get(f"{intake_url}/metrics", timeout=5).text
+    except requests.RequestException:
+        return 0
+    counted = ("hub_intake_received_total", "hub_intake_refused_total")
+    return int(sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(counted)))
 
 
 def _ready(url: str) -> bool:

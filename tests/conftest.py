@@ -16,6 +16,8 @@ from psycopg import sql
 from hub.runtime.embedded import Postgres, Valkey, scratch
 from tests.cell import Cell
 
+pytest_plugins = ["tests.scenario_plugin"]
+
 _numbers = itertools.count(1)
 
 
@@ -100,4 +102,14 @@ def cell(
 
     copies = _copied(postgres, migrated_template)
     with running_cell(valkey, postgres, next(copies), tmp_path_factory.mktemp("cell")) as running:
+        yield running
+
+
+@pytest.fixture
+def own_cell(valkey: Valkey, postgres: Postgres, migrated_template: str, tmp_path: Path) -> Iterator[Cell]:
+    """A whole hub for one test that kills its processes."""
+    from tests.cell import running_cell
+
+    copies = _copied(postgres, migrated_template)
+    with running_cell(valkey, postgres, next(copies), tmp_path) as running:
         yield running
