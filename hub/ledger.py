@@ -38,6 +38,7 @@ from hub.outcome import (
     Unknown,
     Waiting,
 )
+from hub.privacy import masked
 
 log = logging.getLogger("hub.ledger")
 
@@ -1003,7 +1004,7 @@ def _bind(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRo
 
 
 def _tell(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]]) -> None:
-    """One row of `interactions` per story; the log status follows from the code (vtex.md 15)."""
+    """One row of `interactions` per story, masked (LOG-09); the log status follows from the code (vtex.md 15)."""
     rows = [
         (
             ending.context,
@@ -1014,11 +1015,11 @@ def _tell(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRo
             messages.entry(story.code).status,
             row.attempts,
             *(
-                None if tree is None else json.dumps(tree)
+                None if tree is None else json.dumps(masked(tree))
                 for tree in (story.source, story.translated, story.destination)
             ),
-            json.dumps([problem.as_json() for problem in story.problems]),
-            json.dumps(dict(story.params)),
+            json.dumps(masked([problem.as_json() for problem in story.problems])),
+            json.dumps(masked(story.params)),
         )
         for ending, row in ours
         for story in ending.stories

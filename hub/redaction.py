@@ -11,11 +11,11 @@ _SHORTEST = 4
 """A known secret of fewer characters would blank ordinary text."""
 
 _WORDS = r"authorization|[\w-]*(?:token|appkey|app_key|api[_-]?key|cookie|secret|password|signature)[\w-]*"
-_PATTERNS = (
-    # a query string, in an address or alone after a path
-    (re.compile(r"(?P<kept>(?:https?://|/)[^\s?#'\"<>]*)\?[^\s'\"<>)]*"), rf"\g<kept>?{REDACTED}"),
+# a query string, in an address or alone after a path
+_QUERY = (re.compile(r"(?P<kept>(?:https?://|/)[^\s?#'\"<>]*)\?[^\s'\"<>)]*"), rf"\g<kept>?{REDACTED}")
+_NAMED = (
     # user:password@ in an address
-    (re.compile(r"(?P<kept>\b[a-z][a-z0-9+.-]*://)[^\s/@'\"]+@"), rf"\g<kept>{REDACTED}@"),
+    (re.compile(r"(?P<kept>(?<![a-z0-9+.-])[a-z][a-z0-9+.-]*+://)[^\s/@'\"]+@"), rf"\g<kept>{REDACTED}@"),
     # "name": "value", name: value, name=value; up to the end of the value
     (
         re.compile(
@@ -26,13 +26,26 @@ _PATTERNS = (
         rf"\g<kept>{REDACTED}",
     ),
     (re.compile(r"\b(?:bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE), REDACTED),
-    # the random part of an intake address, and JSON web tokens
+    # JSON web tokens
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"), REDACTED),
-    (re.compile(r"(?<=/)(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{32,}(?=[/\s'\"]|$)"), REDACTED),
-    # people
-    (re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), REDACTED),
+)
+# the random part of an intake address
+_PATH = (re.compile(r"(?<=/)(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{32,}(?=[/\s'\"]|$)"), REDACTED)
+_PEOPLE = (
+    (re.compile(r"(?<![\w.!#$%&'*+=?^`{|}~-])[\w.!#$%&'*+=?^`{|}~-]++@[\w-]+(?:\.[\w-]+)+"), REDACTED),
     (re.compile(r"\b\d{3}\.\d{3}\.\d{3}-\d{2}\b"), REDACTED),
 )
+_PATTERNS = (_QUERY, *_NAMED, _PATH, *_PEOPLE)
+
+
+def without_secrets(text: str, *, paths: bool = True) -> str:
+    """`text` without named secrets, e-mail addresses and CPF numbers, for what a seller reads: other queries stay.
+
+    `paths`: long random parts of addresses go too. Nothing is cut; the caller bounds what it writes.
+    """
+    for pattern, instead in (*_NAMED, _PATH, *_PEOPLE) if paths else (*_NAMED, *_PEOPLE):
+        text = pattern.sub(instead, text)
+    return text
 
 
 class Redactor:
