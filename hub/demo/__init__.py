@@ -48,10 +48,7 @@ HURRIED = {
 
 def run(*, once: bool = False, directory: str | None = None) -> int:
     """Tell the story; with `once` end after it. The answer is the exit code: 0 only if the end state is right."""
-    if sys.stdout.isatty():
-        console = Console()
-    else:
-        console = Console(width=120, soft_wrap=True)
+    console = Console() if sys.stdout.isatty() else Console(width=120, soft_wrap=True)
     place = Place(directory)
     if (running := place.running()) is not None:
         console.print(f"`hub {running.what}` (pid {running.pid}) runs on {place.directory} already: stop it first")
