@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from hub.contexts import CONTEXTS, Context
 from hub.contexts.step import OPERATIONS as CATALOG_OPERATIONS
-from hub.contexts.step import TO_MARKETPLACE, Item, Send, Step
+from hub.contexts.step import TO_MARKETPLACE, Item, Send, Step, awaited
 from hub.errors import AuthLost, HubError, LeaseLost, NotNow, Problem, Refusal, Unavailable, UnknownOutcome
 from hub.ledger import Claim, Ledger, Pair
 from hub.limits import Room
@@ -266,17 +266,17 @@ class _Attempt:
         assert isinstance(states, StoreStates) and lots is not None  # noqa: S101, PT018 – lots need the real store
         endings: list[Ending] = []
         for kind in sorted({send.kind for send in records}):
+            sends = [send for send in records if send.kind == kind]
             entries = [
                 LotEntry(send.contexts, send.key, send.as_json(), self.link.marketplace.encode(send.record))
-                for send in records
-                if send.kind == kind
+                for send in sends
             ]
             joined = states.join_lot(self.claim, kind, entries, lots)
             endings += [
-                Ending(context, entry.key, Waiting(f"lot:{joined[entry.key]}", LOT_PATIENCE), "P0")
-                for entry in entries
-                if entry.key in joined
-                for context in entry.contexts
+                ending
+                for send in sends
+                if send.key in joined
+                for ending in awaited(send, f"lot:{joined[send.key]}", LOT_PATIENCE)
             ]
         return endings
 

@@ -266,7 +266,9 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
     pieces = quantity_of(facts.offered, facts.rules.inventory, manifest.max_stock)
     wanted = {"listing": listing_json(listing), "state": BindingState.PUBLISHED.value}
     if facts.binding is not None and row.intent is None and wanted == row.confirmed and _published(facts):
-        return Ending("catalog", facts.sku, Done())
+        # Who announced a change is told that there was none to send (UPD-02); our own sweeps would only fill the log.
+        told = (_story(facts, "N0", ()),) if row.heard else ()
+        return Ending("catalog", facts.sku, Done(), stories=told)
     record = Record(facts.sku, _action(facts), facts.reference, listed.remote_id if listed else None, listing)
     shows: dict[str, JsonTree] = {"catalog": wanted}
     if manifest.replaces:
@@ -374,6 +376,7 @@ def _story(facts: Facts, code: str, problems: tuple[Problem, ...]) -> Story:
         shortened = replace(product, description=product.description[:SHOWN_DESCRIPTION])
         source["product"] = asdict(shortened)
     params = {
+        "key": facts.sku,
         "sku": facts.sku,
         "name": product.name if product else str(known.get("title", "")),
         "marketplace": facts.manifest.title,

@@ -152,6 +152,13 @@ def taken(send: Send, written: Written) -> tuple[Ending, ...]:
     return _endings(send, ending, stories)
 
 
+def awaited(send: Send, ticket: str, wait: float) -> tuple[Ending, ...]:
+    """The record is on its way and its answer comes later (NEW-12): pending, in the log too, until it does."""
+    # What it was made of is told with the answer; here it would only be kept twice.
+    story = replace(send.story, code="P0", source=None, params={**send.story.params, "key": send.key})
+    return _endings(send, Ending("", send.key, Waiting(ticket, wait), "P0"), (story,))
+
+
 def rejected(send: Send, problems: Sequence[Problem], answer: str = "") -> tuple[Ending, ...]:
     """The marketplace refused the record: E3 with every problem, and nothing has changed over there."""
     found = tuple(problems) or (Problem("E3", fix="the marketplace gave no reason: ask its support"),)
