@@ -18,6 +18,7 @@ app = typer.Typer(
     name="hub",
     help="Connects VTEX stores to the marketplaces that VTEX does not host.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # help by rich costs a quarter of a second each time
     pretty_exceptions_enable=False,  # their tracebacks would show values of variables
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,6 +70,8 @@ def up(
     with_flower: Annotated[bool, typer.Option("--flower/--no-flower", help="Start Flower too.")] = True,
 ) -> None:
     """Run the hub on this machine until Ctrl-C, with servers of its own unless REDIS_URL and DATABASE_URL are set."""
+    import asyncio
+
     if directory:
         desk.directory.set(directory)
     place = desk.place()
@@ -99,6 +99,8 @@ def up(
 
 
 async def _up(place: Place, env: dict[str, str], host: str, ports: dict[str, int], workers: int) -> int:
+    import asyncio
+
     from hub.runtime.place import Running
     from hub.runtime.supervisor import ProcessDied, Supervisor
 
@@ -214,6 +216,8 @@ def _processes(env: dict[str, str], host: str, ports: dict[str, int], workers: i
 
 def _free_port(host: str, port: int, option: str) -> int:
     """`port` when it can be bound, a free one for 0. `BadInput` when it is taken."""
+    import socket
+
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
@@ -255,6 +259,8 @@ def worker(
     ] = "both",
 ) -> None:
     """Do the work that is pending."""
+    import asyncio
+
     from hub.settings import POOLS
 
     wanted = list(dict.fromkeys(pool or ["all"]))
