@@ -231,6 +231,10 @@ class VtexControl:
             one["count"] for one in found if operation in (None, one["operation"]) and account in (None, one["account"])
         )
 
+    def requests_seen(self) -> int:
+        """How many requests came in since the simulator began or forgot."""
+        return self.calls()
+
     def counters(self) -> dict[str, Any]:
         """Counts by account: SKUs, orders, orders created, refused, notifications."""
         found: dict[str, Any] = self._call("GET", "/counters")

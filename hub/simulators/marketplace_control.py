@@ -337,6 +337,10 @@ class MarketplaceControl:
             for tree in self._call("GET", "/journal", query=conditions)
         ]
 
+    def requests_seen(self) -> int:
+        """How many requests came in since the marketplace began or forgot."""
+        return sum(int(tree["count"]) for tree in self._call("GET", "/calls"))
+
     def limit(self, operation: str, calls: int | None, window: float = 60.0) -> None:
         """Allow so many calls of an operation per window and account; None lifts it."""
         self._call("POST", "/limits", {"name": operation, "calls": calls, "window": window})

@@ -203,6 +203,29 @@ class OutletRig:
 
 
 Opening = Callable[..., Rig]
+
+
+@dataclass
+class Openings(Mapping[str, Opening]):
+    """Name → opens a fresh account on that marketplace."""
+
+    by_name: Mapping[str, Opening]
+    controls: Sequence[MarketplaceControl]
+
+    def __getitem__(self, name: str) -> Opening:
+        return self.by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_name)
+
+    def __len__(self) -> int:
+        return len(self.by_name)
+
+    def requests_seen(self) -> int:
+        """How many requests all servers received."""
+        return sum(control.requests_seen() for control in self.controls)
+
+
 RIGS = ("sandbox-sync", "sandbox-lot", "sandbox-replace", "outlet")
 
 
@@ -228,9 +251,10 @@ def rigs(transport: Transport) -> Iterator[Mapping[str, Opening]]:
             outlet.clear_faults()
             return OutletRig(outlet, transport, world, outlet_url)
 
-        yield {
+        by_name = {
             "sandbox-sync": open_sandbox("sandbox-sync", "sync"),
             "sandbox-lot": open_sandbox("sandbox-lot", "lot"),
             "sandbox-replace": open_sandbox("sandbox-replace", "full-replace"),
             "outlet": open_outlet,
         }
+        yield Openings(by_name, [sandbox, outlet])

@@ -128,7 +128,7 @@ def test_a_repeated_record_changes_nothing(rig: Rig, marketplace: Marketplace) -
     assert rig.listings(record.sku) == 1
 
 
-@pytest.mark.scenario("NEW-05")
+@pytest.mark.scenario("NEW-05", rule=True)
 def test_rendering_tells_every_problem_at_once_and_makes_no_call(rig: Rig, marketplace: Marketplace) -> None:
     hopeless = replace(rig.product, name="x" * 100, ean="7891000315500", images=(), specifications=())
     before = len(rig.control.journal())

@@ -136,13 +136,13 @@ def test_a_spread_loses_no_cent_and_takes_no_more_than_there_is(amount: int, wei
     assert all(0 <= part <= weight for part, weight in zip(parts, weights, strict=True))
 
 
-@pytest.mark.scenario("ORD-27")
+@pytest.mark.scenario("ORD-27", rule=True)
 def test_an_order_discount_is_spread_by_value() -> None:
     items = order_items([OrderLine("1", 1, 1000), OrderLine("2", 1, 4000)], 1000)
     assert [item.price for item in items] == [800, 3200]
 
 
-@pytest.mark.scenario("ORD-26")
+@pytest.mark.scenario("ORD-26", rule=True)
 def test_a_discount_that_does_not_divide_splits_the_line() -> None:
     items = order_items([OrderLine("1", 3, 3334, discount=1, shipping=900)])
     assert [(item.quantity, item.price, item.shipping) for item in items] == [(1, 3333, 900), (2, 3334, 0)]
@@ -250,7 +250,7 @@ def test_a_value_of_a_closed_list_is_written_as_the_marketplace_does() -> None:
     assert [(problem.field, problem.value) for problem in wrong.problems] == [("voltage", "12V")]
 
 
-@pytest.mark.scenario("NEW-06")
+@pytest.mark.scenario("NEW-06", rule=True)
 def test_a_default_fills_a_gap_and_is_told() -> None:
     product = replace(PRODUCT, specifications=(Specification("Cor", ("azul",)),), brand="")
     rules = ListingRules({"attributes.size": "U", "attributes.color": "preto", "brand": "Sem marca"})

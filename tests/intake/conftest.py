@@ -17,6 +17,7 @@ from hub import db
 from hub.stores import Registry, SecretBox
 from tasks.bounded_http import Bounds
 from tasks.intake import listening, opened
+from tests.cell import requests_counted
 
 PATIENCE = 10.0
 
@@ -96,6 +97,26 @@ class Running:
         return token
 
 
+@dataclass
+class Intakes:
+    """The intakes of the test process that a test may ask, and what those that ended had received."""
+
+    running: list[Running] = field(default_factory=list)
+    ended: int = 0
+
+    def requests_seen(self) -> int:
+        return self.ended + sum(requests_counted(running.url) for running in self.running)
+
+
+_intakes = Intakes()
+
+
+@pytest.fixture(autouse=True)
+def intakes() -> Intakes:
+    """Counts for the mark `scenario`, in tests too that serve an intake by themselves."""
+    return _intakes
+
+
 @contextmanager
 def serving(
     database: str,
@@ -122,12 +143,15 @@ def serving(
         running = Running(
             f"http://127.0.0.1:{bound.getsockname()[1]}", registry_of or database, Registry(pool, box), woken
         )
+        _intakes.running.append(running)
         try:
             if wait:
                 until(lambda: running.get("readyz").status_code == 200)
             yield running
         finally:
             running.session.close()
+            _intakes.running.remove(running)
+            _intakes.ended += requests_counted(running.url)
             server.should_exit = True
             thread.join(timeout=15)
             pool.close()
