@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hub.contexts import catalog, load, lot, offer
+from hub.contexts import catalog, load, lot, offer, order
 from hub.contexts.step import Item, Step
 from hub.outcome import Ending
 from hub.ports import Link, Manifest
@@ -40,6 +40,10 @@ def _offer_lane(_manifest: Manifest) -> str:
     return "offer"
 
 
+def _order_lane(_manifest: Manifest) -> str:
+    return "order"
+
+
 def _load_lane(_manifest: Manifest) -> str:
     return "load"
 
@@ -54,6 +58,7 @@ CONTEXTS: Mapping[str, Context] = {
         Context("catalog", (), _catalog_lane, catalog.read, catalog.decide, catalog.write),
         Context("price", ("stock",), _offer_lane, offer.read, offer.decide, offer.write),
         Context("stock", ("price",), _offer_lane, offer.read, offer.decide, offer.write),
+        Context("order", (), _order_lane, order.read, order.decide, order.write),
         Context("load", (), _load_lane, load.read, load.decide, load.write),
         Context("lot", (), _lot_lane, lot.read, lot.decide, lot.write),
     )
