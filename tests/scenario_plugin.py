@@ -1,8 +1,9 @@
 """A test that names an acceptance scenario has driven the real thing, or it fails.
 
 `@pytest.mark.scenario("NOT-05")` says which scenarios a test proves. While such a test runs, an intake or a simulator
-must have received a request – unless the mark says `rule=True`, because a pure function is the whole point. Who received
-what is asked from the fixtures: any fixture whose type has `requests_seen() -> int` counts; nothing is patched.
+must have received a request – unless the mark says `rule=True`, because a pure function is the whole point. Who
+received what is asked from the fixtures: any fixture whose type has `requests_seen() -> int` counts; nothing is
+patched.
 
 `--scenarios` runs no test and prints which scenarios have one, per group, and which required ones do not.
 """
