@@ -124,7 +124,7 @@ def test_a_tree_nested_too_deep_costs_its_content_only():
     for _ in range(100_000):
         deep = [deep]
     assert masked({"deep": deep}) == "***"
-    assert masked("[" * 10_000) == "[" * 10_000
+    assert masked("[" * 7_000) == "[" * 7_000
 
 
 @pytest.mark.parametrize("piece", ["a", "a.", "1", "1-", "eyJ-", "token", "a@", "(11) "])
