@@ -244,15 +244,15 @@ class Cell:
 
     # -- processes
     def start(self, name: str, *command: str) -> None:
-        log = (self.directory / f"{name}.log").open("ab")
-        self.processes[name] = subprocess.Popen(
-            [sys.executable, "-m", "hub.cli", *command],
-            env=self.env,
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "hub.cli", *command],
+                env=self.env,
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
 
     def stop(self, name: str, number: int = signal.SIGTERM, *, seconds: float = 15.0) -> None:
         child = self.processes.pop(name)
@@ -287,6 +287,25 @@ class Cell:
     def do(self, query: str, *values: Any) -> None:
         with self.pool.connection() as db:
             db.execute(query, values)
+
+    # -- queues
+    def dead_letters(self, slug: str, context: str) -> list[str]:
+        """The keys that the dead-letter queue of a store and context shows, without taking them away."""
+        from tasks.app import dead_queue, make_app
+
+        letters: list[str] = []
+        with make_app(self.settings) as app, app.connection_for_read() as connection:
+            queue = connection.SimpleQueue(dead_queue(slug, context))
+            try:
+                taken = []
+                while len(taken) < queue.qsize() + len(taken):
+                    taken.append(queue.get(block=False))
+                letters = [str(letter.payload["key"]) for letter in taken]
+                for letter in taken:
+                    letter.requeue()
+            finally:
+                queue.close()
+        return letters
 
     # -- stores
     def shop(
