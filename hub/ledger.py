@@ -507,11 +507,8 @@ class Ledger:
                 )
             _remember(db, claim, ours)
             _bind(db, claim, ours)
-            _tell(db, claim, ours)
+            _tell(db, claim, _alarmed(db, claim, ours))
             asked = db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), asks, self.slot)) if asks else None
-            for ending, _ in ours:
-                if isinstance(ending.outcome, Locked):
-                    _shut_for_credentials(db, claim, ending.outcome)
             if any(not isinstance(ending.outcome, (Locked, Postponed, Released)) for ending, _ in ours):
                 db.execute(
                     """
@@ -1036,15 +1033,29 @@ def _tell(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRo
         )
 
 
-def _shut_for_credentials(db: Connection[Any], claim: Claim, locked: Locked) -> None:
-    """401 shuts the store's side, 403 this context; unless newer credentials have come meanwhile (ACC-02 to 04)."""
-    db.execute(
+def _alarmed(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]]) -> list[tuple[Ending, NextRow]]:
+    """Shut the gates of lost credentials; of the endings that met one, only that which shut it tells of it."""
+    return [
+        (ending, row)
+        if not isinstance(ending.outcome, Locked) or _shut_for_credentials(db, claim, ending.outcome)
+        else (replace(ending, stories=()), row)
+        for ending, row in ours
+    ]
+
+
+def _shut_for_credentials(db: Connection[Any], claim: Claim, locked: Locked) -> bool:
+    """401 shuts the store's side, 403 this context; unless newer credentials have come meanwhile (ACC-02 to 04).
+
+    False when it was shut already, or is not shut.
+    """
+    shut = db.execute(
         """
         insert into gates (store, context, side, cause, who, why, version, reopens_at)
         select %s, %s, %s, 'credentials', 'hub', %s, %s, now() + make_interval(secs => %s)
         where not exists (select from credentials where store = %s and side = %s and version > %s)
         on conflict (store, context, side) do update set why = excluded.why, version = excluded.version,
           reopens_at = excluded.reopens_at
+        returning xmax = 0
         """,
         (
             claim.store,
@@ -1057,7 +1068,8 @@ def _shut_for_credentials(db: Connection[Any], claim: Claim, locked: Locked) -> 
             locked.side,
             locked.version,
         ),
-    )
+    ).fetchone()
+    return bool(shut and shut[0])
 
 
 def _lot_outcomes(

@@ -313,7 +313,7 @@ class _Attempt:
             case Unknown(why=why):
                 said = "E2"
             case Locked(why=why):
-                return Ending(context, key, outcome, "C0")
+                said = "C0"  # told once, when the gate shuts
             case Refused():
                 said, why = "E3", "; ".join(problem.sentence() for problem in problems)
             case _:
@@ -321,6 +321,8 @@ class _Attempt:
         params = {"key": key, "sku": key, "order": key, "reason": why, "errors": why}
         silent = "VTEX" if isinstance(outcome, Failed) and outcome.code == "V0" else None
         params["marketplace"] = silent or self.link.marketplace.manifest.title
+        if isinstance(outcome, Locked):
+            params["peer"] = "VTEX" if outcome.side == "vtex" else params["marketplace"]
         story = Story(OPERATIONS[context], DIRECTIONS[context], said, problems, params=params)
         return Ending(context, key, outcome, said, problems, stories=(story,))
 

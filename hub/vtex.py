@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -55,6 +56,13 @@ _CATALOG_RESOURCES: Final = "SKUs; Product form / View product; Brands; Category
 _SIMULATION_RESOURCES: Final = "Place orders (OMS), or set simulation = checkout, whose path needs no permission"
 _OMS_RESOURCES: Final = "Place orders, View order, Order details (OMS)"
 _AFFILIATE_RESOURCES: Final = "Save Order Configuration or Save OrderForm Configuration (Checkout)"
+_RESOURCES: Final = {
+    "catalog": _CATALOG_RESOURCES,
+    "simulation": _SIMULATION_RESOURCES,
+    "orders": _OMS_RESOURCES,
+    "oms": _OMS_RESOURCES,
+    "affiliates": _AFFILIATE_RESOURCES,
+}
 
 _T = TypeVar("_T")
 
@@ -478,17 +486,18 @@ class VtexStore:
     ) -> Simulation:
         """What VTEX would sell now (vtex.md 6): without an address for price and stock, with one for orders."""
         part = "checkout/pub" if self.simulation == "checkout" else "fulfillment/pvt"
-        answer = self.peer.request(
-            "POST",
-            f"/api/{part}/orderForms/simulation",
-            operation="simulation",
-            group="simulation",
-            params={"sc": str(self.sales_channel), "affiliateId": self.affiliate},
-            json=simulation_body(items, postal_code=postal_code, country=country),
-            total=_READ_SECONDS if len(items) == 1 else _LONG_SECONDS,
-            write="read",
-            auth_version=self.auth_version,
-        )
+        with _resource_named("simulation"):
+            answer = self.peer.request(
+                "POST",
+                f"/api/{part}/orderForms/simulation",
+                operation="simulation",
+                group="simulation",
+                params={"sc": str(self.sales_channel), "affiliateId": self.affiliate},
+                json=simulation_body(items, postal_code=postal_code, country=country),
+                total=_READ_SECONDS if len(items) == 1 else _LONG_SECONDS,
+                write="read",
+                auth_version=self.auth_version,
+            )
         return parse_simulation(_taken(self.peer, "simulation", answer, "simulation").json())
 
     def sku_page(self, page: int, size: int) -> Sequence[str]:
@@ -504,17 +513,18 @@ class VtexStore:
         `UnknownOutcome` when the answer was lost or cannot be read. A business no comes as an answer without success;
         `Refusal` when it is not in the documented form.
         """
-        answer = self.peer.request(
-            "POST",
-            "/api/order-integration/orders",
-            operation="create_order",
-            group="orders",
-            params={"affiliateId": self.affiliate},
-            json={"connectorName": self.connector_name, "connectorEndpoint": self.hub_url, **body},
-            total=_LONG_SECONDS,
-            write="create",
-            auth_version=self.auth_version,
-        )
+        with _resource_named("orders"):
+            answer = self.peer.request(
+                "POST",
+                "/api/order-integration/orders",
+                operation="create_order",
+                group="orders",
+                params={"affiliateId": self.affiliate},
+                json={"connectorName": self.connector_name, "connectorEndpoint": self.hub_url, **body},
+                total=_LONG_SECONDS,
+                write="create",
+                auth_version=self.auth_version,
+            )
         try:
             return _integrated(self.peer, answer)
         except Unavailable as fault:
@@ -522,21 +532,22 @@ class VtexStore:
 
     def approve_order(self, marketplace_order_id: str) -> IntegrationAnswer:
         """Approve a paid order (vtex.md 9.6); approving twice does no harm. Answers as `create_order` does."""
-        answer = self.peer.request(
-            "PUT",
-            "/api/order-integration/orders/status",
-            operation="approve_order",
-            group="orders",
-            json={
-                "marketplaceOrderId": marketplace_order_id,
-                "marketplaceOrderStatus": "approved",
-                "connectorName": self.connector_name,
-                "connectorEndpoint": self.hub_url,
-            },
-            total=_LONG_SECONDS,
-            write="idempotent",
-            auth_version=self.auth_version,
-        )
+        with _resource_named("orders"):
+            answer = self.peer.request(
+                "PUT",
+                "/api/order-integration/orders/status",
+                operation="approve_order",
+                group="orders",
+                json={
+                    "marketplaceOrderId": marketplace_order_id,
+                    "marketplaceOrderStatus": "approved",
+                    "connectorName": self.connector_name,
+                    "connectorEndpoint": self.hub_url,
+                },
+                total=_LONG_SECONDS,
+                write="idempotent",
+                auth_version=self.auth_version,
+            )
         return _integrated(self.peer, answer)
 
     def order(self, vtex_order_id: str) -> VtexOrder:
@@ -566,17 +577,30 @@ class VtexStore:
 
     def _get(self, path: str, operation: str, group: str, params: Mapping[str, str], *, what: str) -> Answer:
         peer = (self.orders if group == "oms" else None) or self.peer
-        answer = peer.request(
-            "GET",
-            path,
-            operation=operation,
-            group=group,
-            params=dict(params),
-            total=_READ_SECONDS,
-            write="read",
-            auth_version=self.auth_version,
-        )
+        with _resource_named(group):
+            answer = peer.request(
+                "GET",
+                path,
+                operation=operation,
+                group=group,
+                params=dict(params),
+                total=_READ_SECONDS,
+                write="read",
+                auth_version=self.auth_version,
+            )
         return _taken(peer, group, answer, what)
+
+
+@contextmanager
+def _resource_named(group: str) -> Iterator[None]:
+    """A 403 says which resource of VTEX's License Manager the role lacks (ACC-03)."""
+    try:
+        yield
+    except AuthLost as lost:
+        if lost.scope == "store":
+            raise
+        why = f"{lost}; the role of the application key lacks: {_RESOURCES[group]}"
+        raise AuthLost(why, side=lost.side, version=lost.version, scope=lost.scope) from None
 
 
 def _taken(peer: Peer, group: str, answer: Answer, what: str) -> Answer:

@@ -30,6 +30,7 @@ _ADDRESS_OPTIONS: Final = ("city", "state", "street", "number", "neighborhood", 
 class Cart:
     """What VTEX says of an order's SKUs (9.2): one simulation with its address, and each SKU (`None`: unknown).
 
+    A SKU that could not be read is left out of `products`; the simulation, which offers nothing inactive, decides then.
     `refused`: VTEX would not simulate it at all, for these reasons.
     """
 
@@ -107,14 +108,14 @@ def findings(order: MarketplaceOrder, cart: Cart, channel: int) -> tuple[Problem
 
 
 def _finding(sku: str, pieces: int, cart: Cart, channel: int) -> Iterator[Problem]:
-    product = cart.products.get(sku)
-    if product is None:
+    if sku in cart.products and cart.products[sku] is None:
         yield Problem("O.D", "SKU", sku, "VTEX does not know it: pair the listing with a SKU of VTEX")
         return
-    if not (product.active and product.product_active):
+    product = cart.products.get(sku)
+    if product is not None and not (product.active and product.product_active):
         fix = "is not active: check the flag 'activate SKU', its product, an uploaded image, a carrier and a price"
         yield Problem("O.F", "SKU", sku, fix)
-    if channel not in product.channels:
+    if product is not None and channel not in product.channels:
         yield Problem("O.D", "SKU", sku, f"is not in trade policy {channel}: add its product to it in VTEX")
     if cart.refused:
         return
