@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = (
     ("hub.errors", "hub.redaction"),
-    ("hub.model", "hub.messages", "hub.parsing", "hub.integration"),
+    ("hub.model", "hub.messages", "hub.parsing", "hub.integration", "hub.privacy"),
     ("hub.rules", "hub.outcome", "hub.notification", "hub.ports", "hub.events"),
     ("hub.contexts",),
     ("hub.wires", "hub.limits", "hub.circuits", "hub.transport"),
