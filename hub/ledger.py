@@ -1001,7 +1001,10 @@ def _bind(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRo
 
 
 def _tell(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]]) -> None:
-    """One row of `interactions` per story, masked (LOG-09); the log status follows from the code (vtex.md 15)."""
+    """One row of `interactions` per story, masked (LOG-09); the log status follows from the code (vtex.md 15).
+
+    The stories of one attempt are a microsecond apart, so that they are read in the order in which they were told.
+    """
     rows = [
         (
             ending.context,
@@ -1025,9 +1028,13 @@ def _tell(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRo
         db.execute(
             """
             insert into interactions (store, context, key, operation, direction, code, status, attempt, source,
-                                      translated, destination, problems, params)
-            select %s, * from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int[],
-                                     %s::jsonb[], %s::jsonb[], %s::jsonb[], %s::jsonb[], %s::jsonb[])
+                                      translated, destination, problems, params, at)
+            select %s, s.context, s.key, s.operation, s.direction, s.code, s.status, s.attempt, s.source,
+                   s.translated, s.destination, s.problems, s.params, now() + s.place * interval '1 microsecond'
+            from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int[],
+                        %s::jsonb[], %s::jsonb[], %s::jsonb[], %s::jsonb[], %s::jsonb[]) with ordinality
+              as s(context, key, operation, direction, code, status, attempt, source, translated, destination,
+                   problems, params, place)
             """,
             (claim.store, *([row[column] for row in rows] for column in range(12))),
         )
