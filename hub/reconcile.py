@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from hub.contexts import CONTEXTS, Context
 from hub.contexts.step import OPERATIONS as CATALOG_OPERATIONS
 from hub.contexts.step import TO_MARKETPLACE, Item, Send, Step, awaited
+from hub.db import StorageAway
 from hub.errors import AuthLost, HubError, LeaseLost, NotNow, Problem, Refusal, Unavailable, UnknownOutcome
 from hub.ledger import Claim, Ledger, Pair
 from hub.limits import Room
@@ -347,8 +348,8 @@ def _ending_of(error: HubError) -> Outcome:
             return Postponed(wait, scope, str(error))
         case AuthLost(side=side, version=version, scope=scope):
             return Locked(side, version, scope, str(error))
-        case LeaseLost():
-            return Released()
+        case LeaseLost() | StorageAway():
+            return Released()  # our own trouble: it must not cost the key an attempt
         case Refusal(problems=problems):
             return Refused(problems)
         case _:
