@@ -151,6 +151,7 @@ class Links:
                 sales_channel=store.sales_channel,
                 hub_url=hub_url,
                 simulation=store.settings.simulation,
+                connector_name=store.settings.rules.connector_name,
                 auth_version=vtex.version,
             ),
             marketplace=chosen.connect(self._account(store)),

@@ -70,6 +70,7 @@ class StoreSettings(BaseModel):
     marketplace's own and the installation's. `defaults`: values of listing fields that the product lacks (their use is
     logged as A3). `look_again`: seconds until a value announced as changed is read again (vtex.md 7.6).
     `order_policy`: whether a simulation that disagrees with an order stops it (`strict`) or is written down only.
+    `order_waits`: seconds until an order that VTEX does not take is tried again; the last repeats.
     `simulation`: which of VTEX's two paths is asked (vtex.md 6.1). `result_timer_seconds`: how long the result of an
     order integration is awaited before the order is looked up. `vtex_limit`, `marketplace_limit`: calls per second of
     the account, instead of the installation's or the marketplace's. `mapping_link`: where the seller maps categories.
@@ -88,6 +89,7 @@ class StoreSettings(BaseModel):
     mapping_link: Url = ""
     poll_orders_seconds: Seconds = 60.0
     order_policy: Literal["strict", "advisory"] = "strict"
+    order_waits: Annotated[tuple[Seconds, ...], Field(min_length=1, max_length=20)] = (60.0, 120.0, 240.0, 480.0, 600.0)
     simulation: Literal["fulfillment", "checkout"] = "fulfillment"
     result_timer_seconds: Seconds = 600.0
     vtex_limit: Limit | None = None
@@ -114,6 +116,7 @@ class StoreSettings(BaseModel):
             look_again=self.look_again,
             mapping_link=self.mapping_link,
             order_policy=self.order_policy,
+            order_waits=self.order_waits,
             result_timer=self.result_timer_seconds,
             poll_orders=self.poll_orders_seconds,
         )

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from hub import messages
 from hub.contexts.step import Item, Step, follow, fresh_reference, sentences
-from hub.errors import BadInput, NotFound, Problem, Refusal
+from hub.errors import AuthLost, BadInput, NotFound, Problem, Refusal
 from hub.model import (
     Ask,
     IntegrationAnswer,
@@ -29,7 +29,7 @@ from hub.model import (
     digest,
 )
 from hub.outcome import Done, Ending, Outcome, Postponed, Refused
-from hub.ports import CartItem, Link, OrderRecord, States
+from hub.ports import CartItem, Link, OrderRecord
 from hub.rules import Rules
 from hub.rules.ordering import (
     Cart,
@@ -50,9 +50,8 @@ CURSOR: Final = "orders"
 CREATION, APPROVAL = "Order creation", "Order status update"
 TO_VTEX: Final = "Marketplace to VTEX"
 
-FIRST_WAIT: Final = 60.0
-LONGEST_WAIT: Final = 600.0
-"""Seconds until an order that VTEX did not take is tried again: doubled with each refusal of the same kind."""
+UNSEEN_LOOK: Final = 60.0
+"""Seconds until an order that the marketplace does not show is looked for again; doubled each time."""
 
 UNPAID_LOOK: Final = 3600.0
 """Seconds until an unpaid order is read again, should nobody tell us of its payment."""
@@ -99,10 +98,9 @@ class Memo:
         """Refused once more, or for another reason than before."""
         return replace(self, code=code, tries=self.tries + 1 if code == self.code else 1)
 
-    @property
-    def wait(self) -> float:
-        """Seconds until the next try."""
-        return min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(self.tries - 1, 10))
+    def wait(self, waits: Sequence[float]) -> float:
+        """Seconds until the next try: longer with each refusal of the same kind."""
+        return waits[min(self.tries, len(waits)) - 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +319,7 @@ def _look_up(link: Link, facts: Facts) -> VtexOrder | None:
 
 def _cart(link: Link, order: MarketplaceOrder) -> Cart:
     """One simulation with all items and the address; each SKU for its activity and its channels (9.2)."""
-    products = {sku: _product(link, sku) for sku in pieces_of(order)}
+    products = _products(link, order)
     lines = [CartItem(sku, pieces) for sku, pieces in pieces_of(order).items()]
     try:
         simulation = link.vtex.simulate(lines, postal_code=order.address.postal_code, country=order.address.country)
@@ -330,6 +328,16 @@ def _cart(link: Link, order: MarketplaceOrder) -> Cart:
         refused = problems or (Problem("O.D", "simulation", str(refusal.status), "VTEX does not simulate the order"),)
         return Cart(Simulation({}), products, refused)
     return Cart(simulation, products)
+
+
+def _products(link: Link, order: MarketplaceOrder) -> Mapping[str, Product | None]:
+    """Each SKU; none at all for a role without catalog reads: orders go on, judged by the simulation alone (ACC-03)."""
+    try:
+        return {sku: _product(link, sku) for sku in pieces_of(order)}
+    except AuthLost as lost:
+        if lost.scope == "store":
+            raise
+        return {}
 
 
 def _product(link: Link, sku: str) -> Product | None:
@@ -433,7 +441,7 @@ def _ask_for(facts: Facts, polled: Polled) -> Ending:
 def _unseen(facts: Facts) -> Ending:
     """Somebody told of an order that the marketplace does not show: looked at some more times, then forgotten."""
     if facts.row.looks < UNKNOWN_LOOKS:
-        return Ending(ORDER, facts.key, Done(look_again=FIRST_WAIT * 2**facts.row.looks))
+        return Ending(ORDER, facts.key, Done(look_again=UNSEEN_LOOK * 2**facts.row.looks))
     problem = Problem("O.I", "order", facts.key, f"{facts.title} does not show it: check its id there")
     return _end(facts, "seen", Refused((problem,)), "O.I", (problem,))
 
@@ -455,7 +463,7 @@ def _create(facts: Facts) -> Ending | Step:
     if found and facts.rules.order_policy == "strict":
         memo = facts.memo.again("findings")
         code = messages.worst(problem.code for problem in found) or "O.D"
-        outcome = Postponed(memo.wait, why=sentences(found), then=then)
+        outcome = Postponed(memo.wait(facts.rules.order_waits), why=sentences(found), then=then)
         return _keep(facts, "retry", outcome, code, found, memo=memo)
     name, endpoint = facts.rules.connector_name, facts.rules.connector_endpoint
     body = order_body(order, facts.cart.simulation.items, name=name, endpoint=endpoint)
@@ -564,7 +572,14 @@ def _denied(
     memo = replace(memo.again(f"approval {answer.code}"), waiting=True)
     advice = f"VTEX did not take the approval ({answer.message or answer.code}): {BY_ITSELF}"
     problems = _said_by(answer, "O.N", advice)
-    ending = _end(facts, "integrated", Postponed(memo.wait, why=answer.code, then=then), "O.N", problems, memo=memo)
+    ending = _end(
+        facts,
+        "integrated",
+        Postponed(memo.wait(facts.rules.order_waits), why=answer.code, then=then),
+        "O.N",
+        problems,
+        memo=memo,
+    )
     ending = replace(ending, stories=(*stories, *ending.stories))
     return Keep(key=facts.key, contexts=(ORDER,), record=replace(record, problems=problems), endings=(ending,))
 
@@ -593,7 +608,7 @@ def _refused(facts: Facts, answer: IntegrationAnswer) -> Step:
     if reaction.tries is not None and memo.tries > reaction.tries:
         return _keep(facts, "failed", Refused(problems, facts.input_hash), reaction.log, problems, memo=memo, by=answer)
     then = _stock(facts, Urgency.REMOVE) if code == "EOI002" else ()
-    outcome = Postponed(memo.wait, why=f"VTEX answered {answer.code}", then=then)
+    outcome = Postponed(memo.wait(facts.rules.order_waits), why=f"VTEX answered {answer.code}", then=then)
     return _keep(facts, "retry", outcome, reaction.log, problems, memo=memo, by=answer)
 
 
@@ -698,18 +713,6 @@ def _as_answer(no: Refusal | NotFound, flow: str, key: str) -> IntegrationAnswer
     return IntegrationAnswer(
         False, flow, code, "", key, message=str(no)[:300], problems=tuple(replace(one, code="") for one in problems)
     )
-
-
-def resend(states: States, order_id: str) -> None:
-    """Let an order that was set aside be tried again although nothing in it changed; ask `order` for it afterwards.
-
-    `BadInput` for an order the hub does not know.
-    """
-    record = states.order(order_id)
-    if record is None:
-        raise BadInput([Problem("input", "order", order_id[:80], "is not known; check the marketplace's order id")])
-    if record.state == "failed":
-        states.save_order(replace(record, state="retry", sent_age=None))
 
 
 # ---------------------------------------------------------------- words

@@ -74,6 +74,7 @@ class Rules:
     `look_again`: seconds until the second, third … look at a value that was announced as changed and had not moved
     (7.6). `mapping_link` is where the seller maps categories (E4); empty: the message names the command instead.
     `order_policy`: an order that VTEX would not deliver now waits (`strict`) or is sent all the same (`advisory`, 9.2).
+    `order_waits`: seconds until an order that VTEX does not take is tried again; the last repeats.
     `result_timer`: seconds after which an order without a result is looked up (9.4). `poll_orders`: seconds between two
     polls of the marketplace's orders (9.1). `connector_name` and `connector_endpoint` (URL without query, holding the
     store's token) are what VTEX calls back; empty endpoint: VTEX's door has them.
@@ -87,6 +88,7 @@ class Rules:
     look_again: tuple[float, ...] = (60.0, 300.0)
     mapping_link: str = ""
     order_policy: Literal["strict", "advisory"] = "strict"
+    order_waits: tuple[float, ...] = (60.0, 120.0, 240.0, 480.0, 600.0)
     result_timer: float = 600.0
     poll_orders: float = 60.0
     connector_name: str = "vtex-marketplace-hub"

@@ -1,4 +1,4 @@
-"""Each order stands in VTEX once, whatever answers, results and time-outs come, and what keeps it out is never hidden."""
+"""Each order stands in VTEX once, whatever answers, results and time-outs come, and what keeps it out is told."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hub import messages
 from hub.contexts import CONTEXTS, order
 from hub.contexts.step import Item, Step
-from hub.errors import BadInput, NotFound, Problem, Refusal, UnknownOutcome
+from hub.errors import NotFound, Problem, Refusal, UnknownOutcome
 from hub.model import (
     Address,
     Buyer,
@@ -561,14 +561,9 @@ def test_what_was_set_aside_is_sent_again_only_when_it_changed_or_somebody_asks(
     shop.marketplace.orders[KEY] = an_order(buyer=replace(an_order().buyer, document="00000000272"))
     shop.turn()
     assert (shop.state, len(shop.vtex.bodies)) == ("failed", 2)
-    order.resend(shop.states, KEY)
+    shop.hash = None  # a person wants it sent again
     shop.turn()
     assert (shop.state, len(shop.vtex.bodies)) == ("enqueued", 3)
-
-
-def test_an_order_nobody_knows_cannot_be_resent():
-    with pytest.raises(BadInput, match="order"):
-        order.resend(Shop().states, "nowhere")
 
 
 # ---------------------------------------------------------------- payment
