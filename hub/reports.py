@@ -76,8 +76,9 @@ def backlog(pool: Pool, *, store: int | None = None) -> list[Backlog]:
         return [Backlog(*row) for row in db.execute(_BACKLOG, {"store": store}).fetchall()]
 
 
-def _problems(tree: JsonTree) -> tuple[Problem, ...]:
-    return tuple(Problem.from_json(one) for one in tree)
+def _parsed(row: tuple[Any, ...], place: int) -> tuple[Any, ...]:
+    """The row with its column of problems read."""
+    return (*row[:place], tuple(Problem.from_json(one) for one in row[place]), *row[place + 1 :])
 
 
 # ---------------------------------------------------------------- one key
@@ -124,7 +125,7 @@ def key_states(pool: Pool, store: int, key: str, contexts: Sequence[str]) -> lis
             """,
             (store, key, list(contexts), list(contexts)),
         ).fetchall()
-    return [KeyState(*row[:9], _problems(row[9]), *row[10:16]) for row in rows]
+    return [KeyState(*_parsed(row, 9)) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ def story(pool: Pool, store: int, key: str, *, limit: int = 20) -> list[Told]:
             """,
             (store, key, limit),
         ).fetchall()
-    return [Told(*row[:6], _problems(row[6]), dict(row[7])) for row in rows]
+    return [Told(*_parsed(row, 6)) for row in rows]
 
 
 def facts_of_listing(pool: Pool, store: int, sku: str) -> tuple[float | None, float | None]:
@@ -229,7 +230,7 @@ def order(pool: Pool, store: int, order_id: str) -> OrderLine | None:
 
 
 def _order(row: tuple[Any, ...]) -> OrderLine:
-    return OrderLine(*row[:6], _problems(row[6]), *row[7:9])
+    return OrderLine(*_parsed(row, 6))
 
 
 # ---------------------------------------------------------------- replays

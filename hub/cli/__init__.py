@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from hub.cli import desk, processes, registry, work
+from hub.cli import catalogue, desk, doctor, letters, operation, processes, registry, work
 from hub.cli.talk import Group
 
 app = typer.Typer(
@@ -37,6 +37,10 @@ def _everywhere(
 processes.register(app)
 registry.register(app)
 work.register(app)
+catalogue.register(app)
+letters.register(app)
+operation.register(app)
+doctor.register(app)
 
 
 def main() -> None:

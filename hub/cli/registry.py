@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 store_app = typer.Typer(cls=Group, help="Stores: one VTEX account on one marketplace each.", no_args_is_help=True)
 
+SIDES: tuple[Side, ...] = ("vtex", "marketplace")
 VTEX_FIELDS = ("app_key", "app_token")
 LARGEST_FILE = 1_048_576
 
@@ -145,8 +146,7 @@ def show(store: StoreName, as_json: Json = False) -> None:
     with desk.opened() as at:
         found = at.store(store)
         gates = [gate for gate in Ledger(at.pool).gates() if gate.store == found.id]
-        sides: tuple[Side, ...] = ("vtex", "marketplace")
-        names = {side: sorted(at.registry.credentials(found.id, side).values) for side in sides}
+        names = {side: sorted(at.registry.credentials(found.id, side).values) for side in SIDES}
         url = f"{(found.settings.hub_url or at.settings.public_url).rstrip('/')}/{at.registry.token(found.id)}"
     settings = json.loads(found.settings.model_dump_json())
     shut = [{"context": gate.context, "side": gate.side, "cause": gate.cause, "why": gate.why} for gate in gates]
@@ -237,36 +237,41 @@ def rotate_token(
 @store_app.command()
 def credentials(
     store: StoreName,
-    side: Annotated[str, typer.Option(help="vtex or marketplace.")],
+    side: Annotated[str, typer.Option(help="vtex or marketplace. Default: both.")] = "",
     credentials: CredentialsFile = "",
     check: Annotated[bool, typer.Option("--check/--no-check", help="Try them before they are kept.")] = True,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Enter new credentials of one side; opens what the old ones shut."""
+    """Enter new credentials of one side or both; opens what the old ones shut."""
     from hub.marketplaces import adapter
 
-    if side not in {"vtex", "marketplace"}:
-        refuse("--side", side, "use vtex or marketplace")
-    chosen = cast("Side", side)
+    if side not in {"", "vtex", "marketplace"}:
+        refuse("--side", side, "use vtex or marketplace, or leave it out for both")
     with desk.opened() as at:
         found = at.store(store)
-        fields = VTEX_FIELDS if side == "vtex" else adapter(found.marketplace).manifest.secret_fields
-        values = _one_side(credentials, chosen, fields)
+        fields = adapter(found.marketplace).manifest.secret_fields
+        if side:
+            chosen = cast("Side", side)
+            fresh = {chosen: _one_side(credentials, chosen, VTEX_FIELDS if side == "vtex" else fields)}
+        else:
+            fresh = _secrets_given(credentials, fields)
         if check:
-            other: Side = "marketplace" if side == "vtex" else "vtex"
-            both = {chosen: values, other: dict(at.registry.credentials(found.id, other).values)}
-            problems = [one for one in _rehearsed(at, found, both) if one.side == side and not one.warning]
+            both = {one: fresh.get(one) or dict(at.registry.credentials(found.id, one).values) for one in SIDES}
+            rehearsed = _rehearsed(at, found, both)
+            problems = [one for one in rehearsed if one.side in fresh and not one.warning and not _later(one)]
             if problems:
                 _tell_found(store, problems)
                 say("nothing was changed")
                 raise typer.Exit(PROBLEMS)
         if not dry_run:
-            at.registry.save_credentials(found.id, chosen, values, who=who())
+            for one, values in fresh.items():
+                at.registry.save_credentials(found.id, one, values, who=who())
             at.wake(store, *at.settings.contexts)
+    said = " and ".join(fresh)
     tell(
-        {"store": store, "side": side, "changed": not dry_run},
-        f"{store}: {side} credentials {'would be ' * dry_run}kept",
+        {"store": store, "sides": list(fresh), "changed": not dry_run},
+        f"{store}: {said} credentials {'would be ' * dry_run}kept",
     )
 
 
