@@ -4,7 +4,9 @@ One cell serves a whole test process. Each test makes stores of its own in it, w
 simulators, so tests neither wait for nor disturb each other.
 """
 
+import base64
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import redis
 import requests
 import yaml
 from cryptography.fernet import Fernet
@@ -291,21 +294,12 @@ class Cell:
     # -- queues
     def dead_letters(self, slug: str, context: str) -> list[str]:
         """The keys that the dead-letter queue of a store and context shows, without taking them away."""
-        from tasks.app import dead_queue, make_app
+        from tasks.app import dead_queue
 
-        letters: list[str] = []
-        with make_app(self.settings) as app, app.connection_for_read() as connection:
-            queue = connection.SimpleQueue(dead_queue(slug, context))
-            try:
-                taken = []
-                while len(taken) < queue.qsize() + len(taken):
-                    taken.append(queue.get(block=False))
-                letters = [str(letter.payload["key"]) for letter in taken]
-                for letter in taken:
-                    letter.requeue()
-            finally:
-                queue.close()
-        return letters
+        with redis.Redis.from_url(self.settings.broker_url) as broker:
+            letters = broker.lrange(f"{self.settings.prefix}:{dead_queue(slug, context)}", 0, -1)
+        bodies = [base64.b64decode(json.loads(letter)["body"]) for letter in letters]
+        return [str(json.loads(body)["key"]) for body in bodies]
 
     # -- stores
     def shop(
@@ -329,7 +323,11 @@ class Cell:
             self.vtex.open_account(
                 account, key, token, categories=[{"id": 1, "name": "Casa"}, {"id": 2, "name": "Sem mapa"}]
             )
-        seller = self.marketplace.open_account(slug, PROFILES.get(marketplace, "sync"), **dict(dials or {}))
+        webhook = _webhook(marketplace)
+        signing = {"webhook_secret": f"webhook-{slug}-secret"} if _signed(webhook) else {}
+        seller = self.marketplace.open_account(
+            slug, PROFILES.get(marketplace, "sync"), **{**signing, **dict(dials or {})}
+        )
         store, url_token = self.registry.add(
             slug=slug,
             account=account,
@@ -344,10 +342,10 @@ class Cell:
                 "look_again": [1.0, 2.0],
                 "poll_orders_seconds": 1.0 if polls else 3600.0,
                 "result_timer_seconds": 2.0,
-                **_webhook(marketplace),
+                **webhook,
                 **dict(settings or {}),
             },
-            credentials={"vtex": {"app_key": key, "app_token": token}, "marketplace": _secrets(seller)},
+            credentials={"vtex": {"app_key": key, "app_token": token}, "marketplace": _secrets(seller) | signing},
             marketplaces=[marketplace],
         )
         self.vtex.put_affiliate(account, affiliate, sales_channel=1, endpoint=f"{self.intake_url}/{url_token}")
@@ -378,6 +376,10 @@ def _webhook(marketplace: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {"webhook": asdict(webhook)}
+
+
+def _signed(settings: Mapping[str, Any]) -> bool:
+    return "webhook" in settings and settings["webhook"]["scheme"] != "none"
 
 
 def quick_queues(path: Path) -> Path:
