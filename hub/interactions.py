@@ -178,7 +178,7 @@ def read_day(pool: ConnectionPool[Connection[tuple[Any, ...]]], store: int, ques
         counted = None
         if question.after is None:
             counted = db.execute(
-                f"select count(*) from (select from interactions where {where} limit %(most)s) as some", values
+                f"select count(*) from (select from interactions where {where} limit %(most)s) as counted", values
             ).fetchone()
     records = tuple(_interaction(row) for row in rows[: question.size])
     total = int(counted[0]) if counted else None
@@ -193,15 +193,17 @@ def read_day(pool: ConnectionPool[Connection[tuple[Any, ...]]], store: int, ques
 def business_message(code: str, language: Language, params: Mapping[str, str], problems: Sequence[Problem] = ()) -> str:
     """A code's text in a language; then what other codes say, then every problem that none of them names yet."""
     known = messages.catalogue()
-    told = [messages.text(code, language, params)] if code in known else [code]
+    sentences = [sentence for sentence in (problem.sentence() for problem in problems) if sentence]
+    filled = {"errors": "; ".join(sentences)}
+    for problem in problems:
+        filled |= problem.params
+    filled |= {name: value for name, value in params.items() if value}
+    told = [messages.text(code, language, filled)] if code in known else [code]
     for problem in problems:
         if problem.code in known and problem.code != code:
-            said = messages.text(problem.code, language, {**params, **problem.params})
+            said = messages.text(problem.code, language, {**filled, **problem.params})
             told += [said] if said not in told else []
-    for problem in problems:
-        sentence = problem.sentence()
-        if sentence and not any(sentence in one for one in told):
-            told.append(f"– {sentence}")
+    told += [f"– {one}" for one in dict.fromkeys(sentences) if not any(one in text for text in told)]
     return "\n".join(told)
 
 

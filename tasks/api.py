@@ -15,6 +15,7 @@ import os
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime
@@ -22,7 +23,7 @@ from typing import Any, Final, cast
 
 import prometheus_client
 import uvicorn
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
@@ -31,6 +32,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hub import db
 from hub.db import StorageAway
@@ -68,6 +70,7 @@ _KNOWN: Final = (
     *("page", "size", "after", "language"),
 )
 _GAUGE_SECONDS: Final = 5.0
+_PAGES: Final = ("/livez", "/readyz", "/metrics")
 _HOW: Final = (
     "GET /{token}/{account}/logs/ or /{token}/logs/, or /{account}/logs/ or /logs/ with Authorization: Bearer {token}"
 )
@@ -290,15 +293,17 @@ def _paging(question: Question, page: Page) -> dict[str, Any]:
 class Watch:
     """Pages about the process and the cell; no store appears in them."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, answered: Counter[int]) -> None:
         self._pool = pool
+        self._answered = answered
         self._lock = threading.Lock()
         self._read_at: float | None = None
         self._last: tuple[list[Gauge], list[Shut]] = ([], [])
 
     def routes(self) -> list[Route]:
-        """`/livez`, `/readyz`, `/metrics`."""
-        return [Route("/livez", self._livez), Route("/readyz", self._readyz), Route("/metrics", self._metrics)]
+        """One for each of `_PAGES`."""
+        pages = (self._livez, self._readyz, self._metrics)
+        return [Route(path, page) for path, page in zip(_PAGES, pages, strict=True)]
 
     def _livez(self, _: Request) -> Response:
         return PlainTextResponse("alive\n")
@@ -318,17 +323,36 @@ class Watch:
                 self._read_at = time.monotonic()
             found = self._last
         registry = prometheus_client.CollectorRegistry()
-        registry.register(_Figures(*found))
+        registry.register(_Figures(*found, self._answered))
         page = prometheus_client.generate_latest(registry)
         return Response(page, media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
 
+class _Counted:
+    """Counts the answers by status; pages for whoever runs it do not count."""
+
+    def __init__(self, app: ASGIApp, answered: Counter[int]) -> None:
+        self._app = app
+        self._answered = answered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+
+        async def counting(message: Message) -> None:
+            if message["type"] == "http.response.start" and scope["path"] not in _PAGES:
+                self._answered[message["status"]] += 1
+            await send(message)
+
+        await self._app(scope, receive, counting)
+
+
 class _Figures(Collector):
-    def __init__(self, waiting: Sequence[Gauge], shut: Sequence[Shut]) -> None:
+    def __init__(self, waiting: Sequence[Gauge], shut: Sequence[Shut], answered: Mapping[int, int]) -> None:
         self._waiting = waiting
         self._shut = shut
+        self._answered = answered
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         pending = GaugeMetricFamily("hub_pending_keys", "Keys that wait to be looked at", labels=["context"])
         oldest = GaugeMetricFamily("hub_oldest_pending_seconds", "Age of the oldest pending key", labels=["context"])
         dead = GaugeMetricFamily("hub_dead_keys", "Keys whose plan is used up", labels=["context"])
@@ -339,7 +363,10 @@ class _Figures(Collector):
         gates = GaugeMetricFamily("hub_shut_gates", "Gates that are shut", labels=["context", "cause"])
         for shut in self._shut:
             gates.add_metric([shut.context, shut.cause], shut.gates)
-        yield from (pending, oldest, dead, gates)
+        answered = CounterMetricFamily("hub_api_answers", "Answers of the logs endpoint", labels=["status"])
+        for status, count in sorted(self._answered.items()):
+            answered.add_metric([str(status)], count)
+        yield from (pending, oldest, dead, gates, answered)
 
 
 # ---------------------------------------------------------------- answers that are none
@@ -382,6 +409,11 @@ def _tell_away(_: Request, away: Exception) -> Response:
     return _told(503, [Problem("input", fix=fix)], {"retry-after": "5"})
 
 
+def _tell_fault(_: Request, __: Exception) -> Response:
+    fix = "ask whoever runs the hub to look into its log; the fault is the hub's own"  # uvicorn logs it
+    return _told(500, [Problem("input", fix=fix)])
+
+
 def _tell_http(_: Request, fault: Exception) -> Response:
     assert isinstance(fault, HTTPException)  # noqa: S101 – registered for it
     return _told(fault.status_code, [Problem("input", field="request", fix=_HOW)], fault.headers)
@@ -407,18 +439,21 @@ def opened(
 
     PostgreSQL need not be there; it answers 503 until it is.
     """
-    with closing(db.open_pool(database_url, schema, name="api", max_size=8, seqscan=False)) as pool:
+    with closing(db.open_pool(database_url, schema, name="api", max_size=8, seqscan=False, timeout=2.0)) as pool:
+        answered: Counter[int] = Counter()
         logs = Logs(pool, Registry(pool, box), contexts=contexts, clock=clock)
         app = Starlette(
-            routes=[*Watch(pool).routes(), *logs.routes()],
+            routes=[*Watch(pool, answered).routes(), *logs.routes()],
             exception_handlers={
                 _Refused: _tell_refused,
                 BadInput: _tell_bad_input,
                 StorageAway: _tell_away,
                 HTTPException: _tell_http,
+                Exception: _tell_fault,
             },
         )
         app.router.redirect_slashes = False
+        app.add_middleware(_Counted, answered=answered)
         yield uvicorn.Server(
             uvicorn.Config(
                 app,
