@@ -334,7 +334,7 @@ def _values(seen: _Seen, rows: Sequence[KeyState]) -> Iterator[Compared]:
         price == shown if price and shown else None,
     )
     stock = kept.get("stock")
-    known = (stock.confirmed or {}).get("stock") if stock and isinstance(stock.confirmed, dict) else None
+    known = (stock.confirmed or {}).get("quantity") if stock and isinstance(stock.confirmed, dict) else None
     pieces = quantity_of(offered, link.rules.inventory, manifest.max_stock).pieces
     on_show = seen.shown.stock if seen.shown else None
     yield Compared(

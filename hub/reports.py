@@ -65,13 +65,14 @@ with found as (
 )
 select t.slug, f.context, sum(pending)::int8, max(oldest), sum(held)::int8, sum(late)::int8, sum(later)::int8,
        sum(waiting)::int8, sum(parked)::int8, sum(refused)::int8, sum(failing)::int8, sum(dead)::int8
-from found f join stores t on t.id = f.store where %(store)s::int is null or f.store = %(store)s
+from found f join stores t on t.id = f.store
+where t.status <> 'removed' and (%(store)s::int is null or f.store = %(store)s)
 group by 1, 2 order by 1, 2
 """
 
 
 def backlog(pool: Pool, *, store: int | None = None) -> list[Backlog]:
-    """Everything that is not at rest and well, by store and context."""
+    """Everything that is not at rest and well, by store and context; removed stores are left out."""
     with translated(), pool.connection() as db:
         return [Backlog(*row) for row in db.execute(_BACKLOG, {"store": store}).fetchall()]
 

@@ -108,13 +108,14 @@ class Desk:
             return {int(row[0]): str(row[1]) for row in db.execute("select id, slug from stores").fetchall()}
 
     def wake(self, slug: str, *contexts: str) -> None:
-        """Wake workers at once; when that cannot be done, the sweep does it a second later."""
+        """Wake workers at once, for all contexts when none is named; else the sweep does it a second later."""
+        from hub.contexts import CONTEXTS
         from tasks.app import make_app
         from tasks.wake import Waker
 
         waker = Waker(self.settings, make_app(self.settings))
         with closing(waker), suppress(OSError):
-            waker.wake([(slug, context) for context in contexts])
+            waker.wake([(slug, context) for context in contexts or CONTEXTS])
 
 
 @contextmanager

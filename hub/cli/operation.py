@@ -104,7 +104,7 @@ def gates_open(
         if there and not dry_run:
             ledger.open(found.id, context, side)
             _audit(at, found.id, "gate open", {"context": context, "side": side, "why": reason})
-            at.wake(store, *(at.settings.contexts if context == "*" else [context]))
+            at.wake(store, *([] if context == "*" else [context]))
     if not there:
         say(f"{store}: no gate {context} of side {side} is shut; see: hub gates list")
         raise typer.Exit(MISSING)

@@ -95,8 +95,8 @@ def add(
             }
         parse_settings(chosen)
         secrets = _secrets_given(credentials, manifest.secret_fields)
-        found = _rehearsed(at, draft, secrets) if check else []
-        stops = [one for one in found if not one.warning and not _later(one)]
+        found = [one for one in (_rehearsed(at, draft, secrets) if check else []) if not _later(one)]
+        stops = [one for one in found if not one.warning]
         if stops and not force:
             _tell_found(name, found)
             say(f"{name} was not registered: correct what is above, or use --force")
@@ -121,8 +121,7 @@ def add(
             tell({"store": _row(store), "url": url, "problems": [_problem(one) for one in found]})
             return
         for one in found:
-            if not _later(one):
-                say(_sentence(one))
+            say(_sentence(one))
         say(f"{name} is registered. Enter this URL as search endpoint of affiliate {store.affiliate} in the VTEX Admin")
         say(f"(Marketplace > Affiliates), trade policy {store.sales_channel}; it is a secret:")
         tell({}, url)
@@ -189,7 +188,7 @@ def resume(store: StoreName, reason: Reason = "", dry_run: DryRun = False, as_js
         at.store(store)
         if not dry_run:
             at.registry.resume(store, who(), reason)
-            at.wake(store, *at.settings.contexts)
+            at.wake(store)
     _changed(store, "active", dry_run=dry_run)
 
 
@@ -267,7 +266,7 @@ def credentials(
         if not dry_run:
             for one, values in fresh.items():
                 at.registry.save_credentials(found.id, one, values, who=who())
-            at.wake(store, *at.settings.contexts)
+            at.wake(store)
     said = " and ".join(fresh)
     tell(
         {"store": store, "sides": list(fresh), "changed": not dry_run},
@@ -393,6 +392,8 @@ def _json_given(source: str, option: str) -> dict[str, Any]:
         raw = sys.stdin.read(LARGEST_FILE + 1) if source == "-" else _read(Path(source))
     except (OSError, UnicodeDecodeError) as fault:
         refuse(option, source, f"cannot be read ({getattr(fault, 'strerror', None) or 'no UTF-8 text'})")
+    if source == "-" and not raw.strip():
+        refuse(option, "", "nothing came on standard input; write JSON to it, or name a file")
     if len(raw) > LARGEST_FILE:
         refuse(option, source, f"is larger than {LARGEST_FILE} characters")
     try:
