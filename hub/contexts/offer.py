@@ -207,7 +207,15 @@ def _unchanged(facts: Facts, context: str, row: Row, pieces: Quantity) -> Ending
     looks = facts.rules.look_again
     again = looks[row.looks] if (row.heard or row.looks > 0) and row.looks < len(looks) else None
     warnings = pieces.warnings if context == stock.NAME else ()
-    return Ending(context, facts.sku, Done(look_again=again), messages.worst(_codes(warnings)), warnings)
+    done = Done(_restock(facts, (context,)), again)
+    return Ending(context, facts.sku, done, messages.worst(_codes(warnings)), warnings)
+
+
+def _restock(facts: Facts, contexts: Sequence[str]) -> tuple[Ask, ...]:
+    """A price after a refusal: while there was none the stock was shown as zero, and VTEX need not announce it too."""
+    row = facts.open_rows.get(price.NAME)
+    back = price.NAME in contexts and stock.NAME not in facts.open_rows and row is not None and row.input_hash
+    return follow(facts.store, facts.sku, (stock.NAME,)) if back else ()
 
 
 def _priceless(facts: Facts, row: Row, absent: tuple[Problem, ...]) -> Ending:
@@ -263,6 +271,7 @@ def _sent(
         confirms=dict(wanted) if combined else {context: wanted[context] for context in contexts},
         before={row.context: row.confirmed for row in rows if row.confirmed is not None},
         notes=notes,
+        then=_restock(facts, contexts),
         refused_hash=refused_hash,
     )
     return [send]

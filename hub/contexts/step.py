@@ -149,7 +149,13 @@ def taken(send: Send, written: Written) -> tuple[Ending, ...]:
     )
     stories = (*defaults_story(send.story, send.notes), story)
     ending = Ending("", send.key, Done(send.then), code, send.notes, send.confirms, definite=True, binding=binding)
-    return _endings(send, ending, stories)
+    return tuple(_without_remarks(one) if one.context == "price" else one for one in _endings(send, ending, stories))
+
+
+def _without_remarks(ending: Ending) -> Ending:
+    """A price that was taken: remarks on the stock that went along are the stock's, its own log knows none (PRC-14)."""
+    stories = tuple(replace(story, code="S1", problems=()) for story in ending.stories)
+    return replace(ending, code="S1", problems=(), stories=stories)
 
 
 def awaited(send: Send, ticket: str, wait: float) -> tuple[Ending, ...]:
