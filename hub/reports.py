@@ -267,7 +267,8 @@ def replay(pool: Pool, run: int | None = None) -> Replay | None:
                    count(*) filter (where k.asked > 0 and s.work not in ('p', 'h')
                                       and s.status in ('delayed', 'unknown', 'dead')),
                    count(*) filter (where k.asked = 0 or (k.asked > 0 and s.work in ('p', 'h')))
-            from runs r left join run_keys k on k.run = r.id left join states s using (store, context, key)
+            from runs r left join run_keys k on k.run = r.id
+            left join states s on s.store = k.store and s.context = k.context and s.key = k.key
             where r.id = coalesce(%s, (select max(id) from runs where kind = 'replay')) and r.kind = 'replay'
             group by r.id, r.state
             """,

@@ -117,7 +117,7 @@ class Sweep:
                 where r.kind = 'load' and r.state = 'running' and (r.cursor ->> 'listed')::bool
                   and not exists (
                     select from run_keys k join states s using (store, context, key)
-                    where k.run = r.id and s.answered < k.asked and s.status not in ('delayed', 'unknown', 'waiting'))
+                    where k.run = r.id and s.answered < k.asked and s.status not in ('delayed', 'unknown'))
                 """
             )
 

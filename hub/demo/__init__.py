@@ -139,7 +139,7 @@ def _processes(env: dict[str, str], ports: dict[str, int]) -> list[Process]:
     def simulator(name: str) -> Process:
         return python(
             name, f"hub.simulators.{name}", "--port", str(ports[name]), "--seed", "1",
-            stage=Stage.PEERS, ready=at(name, "/_control/counters"),
+            stage=Stage.PEERS, ready=at(name, "/_control/journal?limit=1"),
         )  # fmt: skip
 
     def door(name: str, path: str) -> Process:
@@ -155,7 +155,7 @@ def _processes(env: dict[str, str], ports: dict[str, int]) -> list[Process]:
         python("more", "hub.cli", "worker", "--pool", "all", "--lane", "more", stage=Stage.WORKERS),
         python("sweep", "hub.cli", "sweep", stage=Stage.WORKERS),
         door("api", "/livez"),
-        door("flower", ""),
+        *([door("flower", "")] if __import__("importlib.util").util.find_spec("tasks.flower") else []),
     ]
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from hub import loads, messages
+from hub import loads, mappings, messages
 from hub.checks import check
 from hub.db import open_pool, translated
 from hub.demo.verdict import Verdict, judge, offer_differs
@@ -43,6 +43,8 @@ UNMAPPED = range(61, 101)
 REFUSED = "100"  # of acme
 POISON = "7"  # of zeta
 SOLD = "MC-130"
+APPROVED = frozenset({"window-to-cancel", "ready-for-handling", "handling", "invoiced"})
+"""VTEX's statuses of an order that is paid and on its way (vtex.md 11.1)."""
 
 
 class WrongEndError(RuntimeError):
@@ -154,7 +156,7 @@ def _register(stage: Stage) -> None:
         category = 2 if account == "zeta" else 1
         stage.vtex.grow(account, len(UNMAPPED), first_id=61, category_ids=[category], channels=[1], stock=[5, 60])
         stage.vtex.notifier_habits(account, duplicate_share=0.2, jitter=0.05, shuffled=True)
-    stage.vtex.change("acme", int(REFUSED), notify=False, name="Luminária " + "comprida " * 12, ean="123", images=0)
+    stage.vtex.change("acme", int(REFUSED), notify=False, name="Luminária " + "comprida " * 12, ean="123", images=[])
     stage.commands += ["hub doctor", "hub queues", "hub store list"]
     for slug, account, affiliate, marketplace, profile in STORES:
         seller = stage.marketplace.open_account(slug, profile, feed_min_interval=0)
@@ -193,7 +195,7 @@ def _register(stage: Stage) -> None:
             raise WrongEndError(f"{slug} cannot be registered: {'; '.join(errors)}")
         warned = f", {len(found)} warnings" if found else ""
         stage.say(f"[green]✓[/green] {slug}: VTEX account {account}, affiliate {affiliate}, {marketplace}{warned}")
-        _map(stage, slug, {"1": SOLD})
+        mappings.save(stage.pool, store.id, [mappings.CategoryMapping("1", SOLD, "Casa")], who="demo")
 
 
 def _map(stage: Stage, slug: str, mapping: dict[str, str]) -> None:
@@ -244,7 +246,13 @@ def _refusal(stage: Stage) -> None:
         stage.say(f"  {problem.code} {problem.sentence()}")
     entry = messages.entry("E1")
     stage.say(f"Who must act: the {entry.actor}. The seller corrects it in VTEX, which announces the change:")
-    stage.vtex.change("acme", int(REFUSED), name="Luminária de mesa", ean="7891234567895", images=1)
+    stage.vtex.change(
+        "acme",
+        int(REFUSED),
+        name="Luminária de mesa",
+        ean="7891234567895",
+        images=["https://acme.example/luminaria.jpg"],
+    )
     for slug in ("acme-sync", "acme-lot"):
         took = stage.until(stage.agreed(slug, [REFUSED]), 20, f"{slug} does not show the corrected SKU {REFUSED}")
         stage.say(f"  {slug} shows it {took:.2f} s later")
@@ -375,7 +383,7 @@ def _orders(stage: Stage) -> None:
     def integrated() -> bool:
         seen = {account: stage.vtex.orders(account) for account in ("acme", "zeta")}
         return all(
-            (found := seen[stage.stores[slug].account].get(order)) is not None and found.approvals >= 1
+            (found := seen[stage.stores[slug].account].get(order)) is not None and found.status in APPROVED
             for slug, order in placed
         )
 
