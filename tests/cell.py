@@ -402,8 +402,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_cell(valkey: Valkey, postgres: Postgres, database_url: str, directory: Path) -> Iterator[Cell]:
-    """Start everything; stop everything."""
+def running_cell(
+    valkey: Valkey, postgres: Postgres, database_url: str, directory: Path, *, plan: str = "test"
+) -> Iterator[Cell]:
+    """Start everything; stop everything. `plan`: `test` lets a key die within a second, `demo` within ten."""
     with ExitStack() as stack:
         vtex_url = stack.enter_context(in_thread(vtex_simulator.app(vtex_simulator.World(seed=7))))
         market_url = stack.enter_context(marketplace_simulator.served(marketplace_simulator.World(seed=7)))
@@ -416,7 +418,7 @@ def running_cell(valkey: Valkey, postgres: Postgres, database_url: str, director
             "HUB_KEY": Fernet.generate_key().decode(),
             "HUB_PREFIX": f"t{os.getpid()}-{next(_numbers)}",
             "HUB_QUEUES": str(quick_queues(directory / "queues.yaml")),
-            "HUB_PLAN": "test",
+            "HUB_PLAN": plan,
         }
         intake = free_port()
         env["HUB_PUBLIC_URL"] = f"http://127.0.0.1:{intake}"

@@ -54,7 +54,7 @@ def migrated_template(postgres: Postgres) -> str:
     return name
 
 
-def _copied(postgres: Postgres, template: str) -> Iterator[str]:
+def copied(postgres: Postgres, template: str) -> Iterator[str]:
     """Copy the template, give its URL, drop the copy (and whoever is still connected)."""
     name = sql.Identifier(f"t{next(_numbers)}")
     with psycopg.connect(postgres.url, autocommit=True) as connection:
@@ -68,19 +68,19 @@ def _copied(postgres: Postgres, template: str) -> Iterator[str]:
 @pytest.fixture
 def database(postgres: Postgres, migrated_template: str) -> Iterator[str]:
     """URL of a fresh, migrated database for one test (schema `hub`)."""
-    yield from _copied(postgres, migrated_template)
+    yield from copied(postgres, migrated_template)
 
 
 @pytest.fixture(scope="module")
 def module_database(postgres: Postgres, migrated_template: str) -> Iterator[str]:
     """URL of a fresh, migrated database for all tests of one module."""
-    yield from _copied(postgres, migrated_template)
+    yield from copied(postgres, migrated_template)
 
 
 @pytest.fixture
 def empty_database(postgres: Postgres) -> Iterator[str]:
     """URL of a fresh database without any schema."""
-    yield from _copied(postgres, "template0")
+    yield from copied(postgres, "template0")
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def cell(
     """The whole hub running: intake, workers, sweep, both simulators. Tests make stores of their own in it."""
     from tests.cell import running_cell
 
-    copies = _copied(postgres, migrated_template)
+    copies = copied(postgres, migrated_template)
     with running_cell(valkey, postgres, next(copies), tmp_path_factory.mktemp("cell")) as running:
         yield running
 
@@ -110,6 +110,6 @@ def own_cell(valkey: Valkey, postgres: Postgres, migrated_template: str, tmp_pat
     """A whole hub for one test that kills its processes."""
     from tests.cell import running_cell
 
-    copies = _copied(postgres, migrated_template)
+    copies = copied(postgres, migrated_template)
     with running_cell(valkey, postgres, next(copies), tmp_path) as running:
         yield running
