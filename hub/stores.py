@@ -11,7 +11,6 @@ import json
 import os
 import re
 import secrets
-import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from hub import db
 from hub.errors import BadInput, Problem, Side
 from hub.parsing import dotted, parsed, suggestion
 from hub.ports import Limit, Webhook
+from hub.private_file import create_private, read_private
 from hub.rules import InventoryRules, ListingRules, PricingRules, Rules
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ _SLUG: Final = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]")
 _ACCOUNT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 _AFFILIATE: Final = re.compile(r"[B-DF-HJ-NP-TV-Z]{3}")
 _LARGEST_CHANNEL: Final = 2**31 - 1
-_LONGEST_KEY_FILE: Final = 16_384
 _TOKEN_BYTES: Final = 24  # 192 bits: the URL is the only secret of a notification (vtex.md 4.1)
 
 _Answer = TypeVar("_Answer")
@@ -228,26 +227,12 @@ class SecretBox:
             raise BadInput([_key_problem("and HUB_KEY_FILE are both set; keep one")])
         if not text and not path:
             raise BadInput([_key_problem("is not set")])
-        return SecretBox(re.split(r"[,\s]+", (text or _key_file_text(Path(path))).strip()))
+        return SecretBox(re.split(r"[,\s]+", (text or read_private(Path(path), "HUB_KEY_FILE")).strip()))
 
     @staticmethod
     def create_file(path: Path | str) -> str:
         """Write a new key to `path` (0600, must not exist); the answer tells the user what it is and what to do."""
-        path = Path(path)
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(Fernet.generate_key() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except FileExistsError:
-            raise BadInput(
-                [_file_problem(path, "exists already and is never replaced; use it, or another name")]
-            ) from None
-        except OSError as fault:
-            raise BadInput(
-                [_file_problem(path, f"cannot be written ({fault.strerror}); choose another place")]
-            ) from None
+        create_private(Path(path), "HUB_KEY_FILE", Fernet.generate_key() + b"\n")
         return (
             f"Made the key {path} (only you can read it). It opens the stores' credentials: keep a copy, apart from "
             "the database's backups; without it every credential must be entered again."
@@ -258,23 +243,6 @@ def _key_problem(what: str) -> Problem:
     make = "python -c 'from hub.stores import SecretBox; print(SecretBox.create_file(\"hub.key\"))'"
     fix = f"{what}; set HUB_KEY_FILE to a key file (mode 0600) – make one: {make}"
     return Problem("input", field="HUB_KEY", fix=fix)
-
-
-def _file_problem(path: Path, fix: str) -> Problem:
-    return Problem("input", field="HUB_KEY_FILE", value=str(path), fix=fix)
-
-
-def _key_file_text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise BadInput([_file_problem(path, "is no regular file")])
-            if stat.S_IMODE(found.st_mode) & 0o077:
-                raise BadInput([_file_problem(path, f"others may read it; run: chmod 600 {path}")])
-            return file.read(_LONGEST_KEY_FILE).decode("ascii", errors="replace")
-    except OSError as fault:
-        raise BadInput([_file_problem(path, f"cannot be read ({fault.strerror})")]) from None
 
 
 # ---------------------------------------------------------------- the registry
