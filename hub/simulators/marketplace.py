@@ -851,6 +851,7 @@ class OrderBody(_Body):
     shipping: int = Field(0, ge=0)
     interest: int = Field(0, ge=0)
     discount: int = Field(0, ge=0)
+    total: int | None = Field(None, ge=0, description="what the marketplace says, whatever the parts make")
     sla: str = "Normal"
     buyer: dict[str, str] = {}
     address: dict[str, str] = {}
@@ -1100,6 +1101,7 @@ class Control:
             created_at=now,
             updated_at=now,
             number=0,
+            told_total=body.total,
         )
         return JSONResponse(_placed(account.place(order, copies=body.copies, delay=body.delay)), 201)
 

@@ -270,6 +270,7 @@ class MarketplaceControl:
         shipping_cents: int = 0,
         interest_cents: int = 0,
         discount_cents: int = 0,
+        total_cents: int | None = None,
         order_id: str | None = None,
         sla: str = "Normal",
         buyer: Mapping[str, str] | None = None,
@@ -277,7 +278,10 @@ class MarketplaceControl:
         copies: int | None = None,
         delay: float | None = None,
     ) -> PlacedOrder:
-        """A buyer places a basket; `copies` webhooks (0: lost) are sent after `delay` seconds, else as dialled."""
+        """A buyer places a basket; `copies` webhooks (0: lost) are sent after `delay` seconds, else as dialled.
+
+        `total_cents` makes the marketplace say another total than the parts make.
+        """
         body = {
             "items": [
                 {"sku": one.sku, "quantity": one.quantity, "price": one.price_cents, "discount": one.discount_cents}
@@ -287,6 +291,7 @@ class MarketplaceControl:
             "shipping": shipping_cents,
             "interest": interest_cents,
             "discount": discount_cents,
+            "total": total_cents,
             "id": order_id,
             "sla": sla,
             "buyer": dict(buyer or {}),

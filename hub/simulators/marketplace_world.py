@@ -291,6 +291,7 @@ class Order:
     acknowledgements: list[tuple[str, datetime]] = field(default_factory=list)
     acknowledge_calls: int = 0
     reads: int = 0
+    told_total: int | None = None  # a marketplace that adds up wrong
 
     @property
     def shipping(self) -> int:
@@ -300,6 +301,8 @@ class Order:
     @property
     def total(self) -> int:
         """What the buyer pays, in cents."""
+        if self.told_total is not None:
+            return self.told_total
         lines = sum(line.price * line.quantity - line.discount for line in self.lines)
         return lines + self.shipping + self.interest - self.discount
 
