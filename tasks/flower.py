@@ -50,11 +50,12 @@ def password(file: Path | None = None, *, env: Mapping[str, str] = os.environ) -
     """Flower's password, and where it is from, in words for its user.
 
     HUB_FLOWER_PASSWORD wins; else it is read from `file` (0600; default: `flower-password` in the hub's directory),
-    which is written once when it is not there. `BadInput` when it is too short or others may read the file.
+    which is written once when it is not there. `BadInput` when it is too short, has characters that Flower cannot
+    compare, or others may read the file.
     """
     given = env.get(PASSWORD, "")
     if given:
-        return _long_enough(given, PASSWORD), f"the password is that of {PASSWORD}"
+        return _usable(given, PASSWORD), f"the password is that of {PASSWORD}"
     if file is None:
         place = Place(env=env)
         place.make()
@@ -65,13 +66,13 @@ def password(file: Path | None = None, *, env: Mapping[str, str] = os.environ) -
         except BadInput:
             if not file.exists():  # else somebody wrote it just now: theirs counts
                 raise
-    return _long_enough(read_private(file, "password file").strip(), str(file)), f"the password is in {file}"
+    return _usable(read_private(file, "password file").strip(), str(file)), f"the password is in {file}"
 
 
-def _long_enough(found: str, field: str) -> str:
-    if len(found) >= SHORTEST_PASSWORD:
+def _usable(found: str, field: str) -> str:
+    if len(found) >= SHORTEST_PASSWORD and found.isascii() and found.isprintable():
         return found
-    fix = f"write a password of at least {SHORTEST_PASSWORD} characters, or leave it out and one is made"
+    fix = f"write a password of at least {SHORTEST_PASSWORD} ASCII characters, or leave it out and one is made"
     raise BadInput([Problem("input", field=field, fix=fix)])
 
 
@@ -92,8 +93,9 @@ def run(
     `/healthcheck` to everybody, for a Prometheus; else they need the password as well. The password travels as HTTP
     sends it: put TLS before any `address` but this machine's own. `BadInput` when something of this is wrong.
     """
-    if not user or ":" in user or not user.isprintable():
-        raise BadInput([Problem("input", field="user", value=user[:40], fix="write a name without a colon")])
+    if not user or ":" in user or not (user.isascii() and user.isprintable()):
+        fix = "write a name of ASCII characters without a colon"
+        raise BadInput([Problem("input", field="user", value=user[:40], fix=fix)])
     secret, where = password(password_file, env=env)
     try:
         sockets = bind_sockets(port, address=address)
