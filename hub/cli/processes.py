@@ -342,11 +342,32 @@ def api(
 
 def flower(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 5555,
+    address: Annotated[str, typer.Option(help="Where it listens; put TLS before any other machine's.")] = "127.0.0.1",
+    user: Annotated[str, typer.Option(help="Who may look; the password is HUB_FLOWER_PASSWORD, or one made once.")] = (
+        "hub"
+    ),
+    writable: Annotated[bool, typer.Option("--writable", help="Let them revoke tasks and stop workers.")] = False,
+    metrics: Annotated[bool, typer.Option("--metrics", help="Open /metrics without a password.")] = False,
 ) -> None:
     """Watch queues, workers and tasks in Flower, behind a password and read-only."""
     from tasks.flower import run
 
-    run(desk.settings_here(), port)
+    place = desk.place()
+    place.make()
+    password_file = place.directory / "flower-password"
+    env = desk.surroundings()
+    raise typer.Exit(
+        run(
+            desk.settings_here(),
+            port,
+            address=address,
+            user=user,
+            password_file=password_file,
+            writable=writable,
+            metrics=metrics,
+            env=env,
+        )
+    )
 
 
 def _log() -> None:

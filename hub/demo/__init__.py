@@ -155,7 +155,7 @@ def _processes(env: dict[str, str], ports: dict[str, int]) -> list[Process]:
         python("more", "hub.cli", "worker", "--pool", "all", "--lane", "more", stage=Stage.WORKERS),
         python("sweep", "hub.cli", "sweep", stage=Stage.WORKERS),
         door("api", "/livez"),
-        *([door("flower", "")] if __import__("importlib.util").util.find_spec("tasks.flower") else []),
+        door("flower", ""),
     ]
 
 
