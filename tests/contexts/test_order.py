@@ -532,6 +532,31 @@ def test_a_stock_refusal_refreshes_the_stock_of_every_sku_and_is_tried_again():
     assert shop.turn().outcome.wait == 120
 
 
+def test_a_refusal_without_an_operation_id_counts_for_what_was_sent_before_it_only():
+    shop = an_enqueued_shop()
+    shop.hear(a_result("EOI002", operation=""))
+    shop.turn()
+    shop.later(60)
+    shop.turn()
+    shop.later(1)
+    shop.turn()
+    assert shop.state == "enqueued"
+    shop.hear(a_result("EOI002", operation=""))
+    shop.turn()
+    assert shop.state == "retry"
+
+
+def test_a_time_out_between_refusals_does_not_make_the_hub_forget_how_often_it_tried():
+    shop = Shop()
+    shop.vtex.answers = [a_result("EOI002", age=None), UnknownOutcome("cut", side="vtex"), a_result("EOI002", age=None)]
+    assert shop.turn().outcome.wait == 60
+    shop.later(60)
+    with pytest.raises(UnknownOutcome):
+        shop.turn()
+    shop.later(5)
+    assert shop.turn().outcome.wait == 120
+
+
 def test_an_order_cancelled_after_a_stock_refusal_is_tried_no_more():
     shop = an_enqueued_shop()
     shop.hear(a_result("EOI002"))
