@@ -1,0 +1,201 @@
+"""How the command line answers mistakes: one sentence each, the right exit code, no traceback."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hub.cli.letters import moment
+from hub.cli.talk import Missing, age, exit_code
+from hub.db import StorageAway, StorageRefused
+from hub.errors import AuthLost, BadInput, CircuitOpen, Conflict, HubError, NotFound, Problem, Unavailable
+from tests.cli.conftest import Hub, keyboard
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BadInput([Problem("input", fix="x")]), 2),
+        (Missing([Problem("input", fix="x")]), 3),
+        (NotFound("x"), 3),
+        (AuthLost("x", side="vtex", version=1), 4),
+        (Conflict("x"), 5),
+        (Unavailable("x"), 6),
+        (CircuitOpen("x", side="vtex", wait=1.0), 6),
+        (StorageAway("x"), 6),
+        (StorageRefused("x"), 1),
+        (HubError("x"), 1),
+    ],
+)
+def test_every_kind_of_end_has_its_exit_code(error: HubError, code: int) -> None:
+    assert exit_code(error) == code
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "-"), (0.4, "0s"), (75, "1m15s"), (7260, "2h01m"), (100_000, "1d03h"), (-5, "0s")]
+)
+def test_ages_are_short(seconds: float | None, text: str) -> None:
+    assert age(seconds) == text
+
+
+def test_moments_without_a_zone_are_utc() -> None:
+    assert moment("--since", "2026-11-20T14:05") == "2026-11-20T14:05:00+00:00"
+    assert moment("--since", "2026-11-20T14:05-03:00") == "2026-11-20T14:05:00-03:00"
+    assert moment("--since", "") is None
+    with pytest.raises(BadInput):
+        moment("--since", "yesterday")
+
+
+def test_a_postgresql_that_is_away_is_one_sentence_and_may_be_tried_again(env: dict[str, str]) -> None:
+    gone = keyboard({**env, "DATABASE_URL": "postgresql://hub:secret-word@127.0.0.1:9/hub"})
+    said = gone("store", "list", code=6)
+    assert said.lines[-1].startswith("PostgreSQL ")
+    assert "secret-word" not in said.out + said.talk
+    told = gone("queues", "--json", code=6).json["error"]
+    assert told["exit_code"] == 6
+    assert told["problems"][0]["fix"].startswith("PostgreSQL ")
+
+
+def test_a_database_without_tables_says_which_command_makes_them(env: dict[str, str], empty_database: str) -> None:
+    bare = keyboard({**env, "DATABASE_URL": empty_database})
+    assert bare("store", "list", code=2).lines == ["schema is 'hub': has no tables of the hub yet; run: hub db upgrade"]
+    assert bare("db", "check", code=1).out.startswith("has not run: 0001_states.sql")
+    assert bare("db", "upgrade", "--dry-run", "--json").json["would_run"][0] == "0001_states.sql"
+    assert bare("db", "current", "--json").json["migrations"][0]["ran_at"] is None
+    assert bare("db", "upgrade", "--json").json["ran"][0] == "0001_states.sql"
+    assert bare("db", "upgrade").out == "up to date\n"
+    bare("db", "check")
+    assert bare("db", "current", "--json").json["migrations"][0]["ran_at"].endswith("Z")
+
+
+def test_nothing_runs_here_and_nothing_is_set(tmp_path: Path) -> None:
+    nowhere = keyboard({"REDIS_URL": "", "DATABASE_URL": "", "HUB_DIRECTORY": str(tmp_path)})
+    (line,) = nowhere("store", "list", code=2).lines
+    assert "start `hub up`" in line
+    assert "DATABASE_URL" in nowhere("db", "upgrade", code=2).talk
+
+
+def test_a_missing_key_is_told_with_the_command_that_makes_one(env: dict[str, str], tmp_path: Path) -> None:
+    keyless = keyboard({**env, "HUB_KEY": "", "HUB_KEY_FILE": ""})
+    assert "HUB_KEY" in keyless("store", "list", code=2).talk
+    assert "it opens" in keyless("key", "create").out.lower()
+    keyless("store", "list")  # found where it was made
+    assert "exists already" in keyless("key", "create", code=2).talk
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["stroe"], "No such command 'stroe'. Did you mean 'store'?"),
+        (["queues", "--jsno"], "No such option: --jsno"),
+        (["store", "show"], "Missing argument 'STORE'."),
+        (["worker", "--pool", "offer"], "--pool is 'offer': is no pool; did you mean 'offers'?"),
+        (["worker", "--lane", "last"], "--lane is 'last': use first, more or both"),
+        (["worker", "--shard", "5", "--lane", "first"], "--shard is '5': write <number>/<of how many>, such as 1/4"),
+        (["worker", "--shard", "1/4", "--lane", "first"], "--shard is '1/4': pools.orders.shards of the settings is 1"),
+        (["simulate", "amazon"], "what is 'amazon': simulate vtex or marketplace"),
+        (["sku", "explain", "x", "1", "--language", "fr"], "--language is 'fr': use one of en, pt, es"),
+        (["sku", "resend", "x", "1", "--context", "load"], "--context is 'load': use one of catalog, price, stock"),
+        (["mappings", "import", "x", "/nowhere.csv"], "FILE is '/nowhere.csv': cannot be read (No such file"),
+    ],
+)
+def test_a_mistake_is_one_clear_sentence(hub: Hub, words: list[str], sentence: str) -> None:
+    said = hub(*words, code=2)
+    assert sentence in said.talk
+    assert "Traceback" not in said.talk
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("", "--credentials: nothing came on standard input; write JSON to it, or name a file"),
+        ("{nonsense", "--credentials is '-': is no JSON (line 1)"),
+        ("[]", "--credentials is '-': must be a JSON object"),
+        ('{"vtex": {"app_key": "k"}, "amazon": {}}', "credentials.amazon: unknown; write vtex and marketplace"),
+    ],
+)
+def test_credentials_that_cannot_be_read_are_never_repeated(hub: Hub, given: str, sentence: str) -> None:
+    words = ["--account", "acme", "--affiliate", "MKT", "--sales-channel", "1", "--marketplace", "sandbox-lot"]
+    said = hub("store", "add", "acme-mkt", *words, stdin=given, code=2)
+    assert sentence in said.lines
+    assert "nonsense" not in said.talk
+
+
+def test_settings_of_a_store_are_checked_as_a_whole(hub: Hub, tmp_path: Path) -> None:
+    file = tmp_path / "store.json"
+    file.write_text(json.dumps({"pricing": {"markup": "-1"}, "colour": "red", "order_policy": "lax"}))
+    words = ["--account", "acme", "--affiliate", "MKT", "--sales-channel", "1", "--marketplace", "sandbox-lot"]
+    said = hub("store", "add", "acme-mkt", *words, "--settings", str(file), code=2)
+    assert any("colour" in line and "unknown key" in line for line in said.lines)
+    assert any("order_policy" in line for line in said.lines)
+
+
+# ---------------------------------------------------------------- as a process of its own
+
+
+def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hub.cli", *words],
+        env={"PATH": os.environ["PATH"], **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_help_answers_at_once_and_imports_nothing_slow() -> None:
+    spent = []
+    for _ in range(3):
+        before = os.times().children_user
+        assert "Commands:" in command("--help").stdout
+        spent.append(os.times().children_user - before)
+    assert min(spent) < 0.45  # processor time; the machine may be busy
+    slow = ["psycopg", "pydantic", "celery", "rich", "yaml"]
+    probe = f"import hub.cli, sys; print([name for name in {slow} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_terminal_gets_a_table_and_is_asked(env: dict[str, str], hub: Hub) -> None:
+    """On a real pseudo terminal: the plan, the question, the answer no."""
+    words = ["--account", "acme", "--affiliate", "MKT", "--sales-channel", "1", "--marketplace", "sandbox-lot"]
+    secrets = {"vtex": {"app_key": "k", "app_token": "t"}, "marketplace": {"token": "x"}}
+    hub("store", "add", "acme-mkt", *words, "--no-check", stdin=json.dumps(secrets))
+    code, said = on_terminal(env, "store", "remove", "acme-mkt", answer=b"n\n")
+    assert code == 2
+    assert "leaves for good" in said
+    assert "nothing was changed" in said
+    code, said = on_terminal({**env, "NO_COLOR": "1"}, "store", "list", answer=b"")
+    assert code == 0
+    assert "acme-mkt" in said
+    assert "\t" not in said
+    assert "\x1b[3" not in said
+
+
+def on_terminal(env: dict[str, str], *words: str, answer: bytes) -> tuple[int, str]:
+    child, terminal = pty.fork()
+    if child == 0:  # pragma: no cover – the child becomes the command
+        os.environ.update(env, TERM="xterm")
+        os.execv(sys.executable, [sys.executable, "-m", "hub.cli", *words])  # noqa: S606 – our own command
+    said, deadline = b"", time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            read = os.read(terminal, 4096)
+        except OSError:  # the child closed its side
+            break
+        if not read:
+            break
+        said += read
+        if b"[y/N]" in said and answer:
+            os.write(terminal, answer)
+            answer = b""
+    _, status = os.waitpid(child, 0)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(status), said.decode(errors="replace")
