@@ -144,7 +144,9 @@ def _must_look(facts: Facts, *, sellable: bool) -> bool:
     """Does the marketplace know better than the pair: none is stored, or the listing may just have been deleted?"""
     begun = (facts.row.intent or {}).get("record") or {}
     if facts.binding is None:
-        return facts.row.intent is not None or (sellable and facts.manifest.create == "create")
+        # What can be blocked may stand there, blocked, without a pair: a registration would not bring it back.
+        may_stand = facts.manifest.create == "create" or Action.ACTIVATE in facts.manifest.actions
+        return facts.row.intent is not None or (sellable and may_stand)
     return sellable and begun.get("action") == Action.DELETE.value
 
 
@@ -190,13 +192,16 @@ def _withdraw(facts: Facts, barred: tuple[Problem, ...]) -> Sequence[Ending | St
     record = Record(facts.sku, action, facts.reference, listed.remote_id, stock=None if deletes else 0)
     if facts.manifest.replaces and not deletes:
         record = replace(record, listing=listing_of(known), price=facts.price)
-    state = BindingState.DELETED if deletes else BindingState.DEACTIVATED
+    # A pair is kept to activate the listing again; nothing activates what VTEX does not know any more (UPD-15). Should
+    # it come back all the same, the marketplace is asked for its listing before one is made.
+    gone = deletes or facts.product is None
+    state = BindingState.DELETED if gone else BindingState.DEACTIVATED
     # A price or stock write in another lane may still be under way, so only a whole replacement is sure of the zero.
     shows: dict[str, JsonTree] = {
         "catalog": {"listing": known, "state": state.value},
         "stock": stock_json(0) if facts.manifest.replaces else None,
     }
-    return (_send(facts, record, {} if deletes else shows, state, barred),)
+    return (_send(facts, record, {} if gone else shows, state, barred),)
 
 
 # ---------------------------------------------------------------- publish
