@@ -132,14 +132,14 @@ class Shop:
         """Wait until the marketplace shows the SKU as active, equal to VTEX, or with these values."""
 
         def agreed() -> ShownSku | None:
-            shown, truth = self.shown(sku), self.truth(sku)
+            shown = self.shown(sku)
             if shown is None:
                 return None
-            wanted = values or {
-                "state": "active",
-                "price_cents": truth.price,
-                "stock": truth.stock if truth.sellable else 0,
-            }
+            wanted = values
+            if not wanted:
+                truth = self.truth(sku)
+                stock = truth.stock if truth.sellable else 0
+                wanted = {"state": "active", "price_cents": truth.price, "stock": stock}
             return shown if all(getattr(shown, name) == value for name, value in wanted.items()) else None
 
         return until(agreed, seconds=seconds, why=f"{self.slug} does not show {sku} as wanted ({values})")
@@ -172,12 +172,11 @@ class Shop:
         assert isinstance(row, dict)
         return row
 
-    def quiet(self, *, seconds: float = 30.0) -> None:
-        """Wait until nothing of this store is pending or held."""
+    def quiet(self, *, seconds: float = 30.0, answered: bool = False) -> None:
+        """Wait until nothing of this store is pending or held; with `answered` nothing waits for its lot either."""
+        busy = "(work in ('p', 'h') or status = 'waiting')" if answered else "work in ('p', 'h')"
         until(
-            lambda: (
-                not self.cell.all("select 1 from states where store = %s and work in ('p', 'h') limit 1", self.store.id)
-            ),
+            lambda: not self.cell.all(f"select 1 from states where store = %s and {busy} limit 1", self.store.id),
             seconds=seconds,
             why=f"{self.slug} does not come to rest",
         )
@@ -436,12 +435,12 @@ def running_cell(
             cell.start_worker("first", "first")
             cell.start_worker("more", "more")
             cell.start("sweep", "sweep")
-            until(lambda: _ready(cell.intake_url), seconds=30, why="the intake is not ready")
+            until(lambda: _ready(cell.intake_url), seconds=75, why="the intake is not ready")
             until(
                 lambda: cell.all(
                     "select 1 from workers where until > now() and name not like 'sweep%%' having count(*) > 1"
                 ),
-                seconds=30,
+                seconds=75,
                 why="no workers",
             )
             yield cell

@@ -40,7 +40,7 @@ def test_an_unknown_sku_passes_the_gate_is_registered_and_told_with_its_code_and
     shop = cell.shop(marketplace)
     (sku,) = shop.grow(1)
     shop.published(sku)
-    shop.quiet()
+    shop.quiet(answered=True)
     shown = shop.shown(sku)
     assert once(shown)
     assert shop.vtex_calls("sku"), "the catalogue was not read"
@@ -60,14 +60,14 @@ def test_a_listing_that_only_the_marketplace_knows_is_adopted_and_updated(cell: 
     shop = cell.shop(marketplace)
     (sku,) = shop.grow(1)
     shop.published(sku)
-    shop.quiet()
+    shop.quiet(answered=True)
     before = shop.shown(sku)
     for table in ("bindings where sku", "answers where key", "states where key"):
         cell.do(f"delete from {table} = %s and store = %s", sku, shop.store.id)
     shop.change(sku, name="Panela que mudou", notify=False)
     shop.modified(sku, sku=True)
     shop.shows(sku, title=shop.truth(sku).name)
-    shop.quiet()
+    shop.quiet(answered=True)
     assert shop.binding(sku)["remote_id"] == before.ids[0]
     assert once(shop.shown(sku)), "the marketplace has it twice"
     if marketplace == "sandbox-sync":  # the others put: there a second registration is an update
@@ -121,7 +121,7 @@ def test_a_default_fills_an_empty_field_and_is_told_before_the_success(cell: Cel
     shop = cell.shop(marketplace, settings={"defaults": {"attributes.material": "algodão"}})
     (sku,) = shop.grow(1)
     shop.published(sku)
-    shop.quiet()
+    shop.quiet(answered=True)
     assert shop.shown(sku).attributes == {"material": "algodão"}
     assert [code for code in registration(shop, sku) if code != "P0"] == ["A3", "S1"]
     (told,) = shop.told(sku, "A3")
@@ -202,7 +202,7 @@ def test_three_failures_and_a_success_make_one_product(cell: Cell, marketplace: 
     else:
         cell.marketplace.break_sku(shop.slug, sku, 500, count=3)
     shop.published(sku, seconds=40)
-    shop.quiet()
+    shop.quiet(answered=True)
     told = [code for code in registration(shop, sku) if code != "P0"]
     if marketplace == "sandbox-lot":  # its lot is what failed
         (lot,) = cell.all("select id::text as key from lots where store = %s and kind = 'listing'", shop.store.id)
@@ -258,6 +258,7 @@ def test_an_answer_that_comes_later_is_pending_until_it_is_asked_for(cell: Cell)
 
     cell.marketplace.advance(600)
     shop.shows(good, state="active")
+    shop.quiet(answered=True)
     shop.status("catalog", bad, "refused")
     assert registration(shop, good) == ["P0", "S1"]
     assert registration(shop, bad) == ["P0", "E3"]
@@ -292,7 +293,7 @@ def test_two_workers_and_many_notifications_register_a_sku_once(cell: Cell, mark
         list(crowd.map(lambda sku: shop.modified(sku, sku=True, price=True, stock=True), skus * 4))
     for sku in skus:
         shop.shows(sku, seconds=40)
-    shop.quiet()
+    shop.quiet(answered=True)
     assert all(once(shown) for shown in shop.all_shown().values())
     assert len(shop.all_shown()) == len(skus)
     created = [call for call in shop.calls() if call.operation == "listing_create"]

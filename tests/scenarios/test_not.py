@@ -27,6 +27,12 @@ def each_shop(cell: Cell, request: pytest.FixtureRequest) -> Shop:
     return cell.shop(request.param)
 
 
+@pytest.fixture(scope="module", params=["sandbox-sync", "sandbox-replace"])
+def prompt_shop(cell: Cell, request: pytest.FixtureRequest) -> Shop:
+    """A store on each marketplace that answers at once: lots take seconds, and which flag asks whom is the same."""
+    return cell.shop(request.param)
+
+
 def on_sale(shop: Shop, count: int, **spec: Any) -> list[str]:
     """New SKUs that the marketplace shows, with nothing left to do about them."""
     skus = shop.grow(count, **spec)
@@ -320,32 +326,27 @@ def test_what_cannot_be_stored_is_a_503_and_counts_again_when_it_is_repeated(cel
 
 
 @pytest.mark.scenario("NOT-14", "NOT-15")
-@pytest.mark.parametrize(
-    ("truth", "flags"),
-    [
-        ({"channels": []}, {"HasStockKeepingUnitRemovedFromAffiliate": True, "isActive": True}),
-        ({"active": False}, {"isActive": False, "HasStockKeepingUnitModified": True}),
-    ],
-    ids=["removed", "inactive"],
-)
-def test_a_removal_or_deactivation_beside_other_flags_only_takes_the_sku_off_sale(
-    each_shop: Shop, truth: dict[str, Any], flags: dict[str, bool]
-) -> None:
+def test_a_removal_or_deactivation_beside_other_flags_only_takes_the_sku_off_sale(each_shop: Shop) -> None:
     shop = each_shop
-    (sku,) = on_sale(shop, 1)
-    shop.change(sku, **truth, price=1230, stock=99, notify=False)
-    before, before_shown = asked(shop, sku), shop.shown(sku)
-    body = documented(shop, sku, StockModified=True, PriceModified=True) | flags
-    assert shop.notify(body).status_code == 200
-    assert grew(before, asked(shop, sku)) == {"catalog": 1}
-    until(lambda: _off_sale(shop, sku), why=f"{shop.slug} still sells {sku}")
+    removed, inactive = on_sale(shop, 2)
+    shop.change(removed, channels=[], price=1230, stock=99, notify=False)
+    shop.change(inactive, active=False, price=1230, stock=99, notify=False)
+    flags = {
+        removed: {"HasStockKeepingUnitRemovedFromAffiliate": True, "isActive": True},
+        inactive: {"isActive": False, "HasStockKeepingUnitModified": True},
+    }
+    for sku, said in flags.items():
+        before = asked(shop, sku)
+        assert shop.notify(documented(shop, sku, StockModified=True, PriceModified=True) | said).status_code == 200
+        assert grew(before, asked(shop, sku)) == {"catalog": 1}
+    for sku in flags:
+        until(lambda sku=sku: _off_sale(shop, sku), why=f"{shop.slug} still sells {sku}")
     shop.quiet()
-    assert _off_sale(shop, sku)
-    shown = shop.shown(sku)
-    assert before_shown is not None
-    assert shown is not None
-    assert shown.price_cents in (before_shown.price_cents, None), "a price was sent for what is not sold"
-    assert 99 not in [value.value for value in shop.cell.marketplace.sku(shop.slug, sku).history]
+    for sku in flags:
+        assert _off_sale(shop, sku)
+        sent = shop.cell.marketplace.sku(shop.slug, sku)
+        assert 1230 not in sent.values("price"), "a price was sent for what is not sold"
+        assert 99 not in sent.values("stock")
 
 
 def _off_sale(shop: Shop, sku: str) -> bool:
@@ -354,14 +355,14 @@ def _off_sale(shop: Shop, sku: str) -> bool:
 
 
 @pytest.mark.scenario("NOT-16")
-def test_a_modified_sku_asks_the_catalogue(each_shop: Shop) -> None:
-    (sku,) = on_sale(each_shop, 1)
-    each_shop.change(sku, name="Frigideira", notify=False)
-    before = asked(each_shop, sku)
-    body = documented(each_shop, sku, HasStockKeepingUnitModified=True, StockModified=True)
-    assert each_shop.notify(body).status_code == 200
-    assert grew(before, asked(each_shop, sku)) == {"catalog": 1}
-    each_shop.shows(sku, title=each_shop.truth(sku).name)
+def test_a_modified_sku_asks_the_catalogue(prompt_shop: Shop) -> None:
+    (sku,) = on_sale(prompt_shop, 1)
+    prompt_shop.change(sku, name="Frigideira", notify=False)
+    before = asked(prompt_shop, sku)
+    body = documented(prompt_shop, sku, HasStockKeepingUnitModified=True, StockModified=True)
+    assert prompt_shop.notify(body).status_code == 200
+    assert grew(before, asked(prompt_shop, sku)) == {"catalog": 1}
+    prompt_shop.shows(sku, title=prompt_shop.truth(sku).name)
 
 
 @pytest.mark.parametrize(
@@ -384,9 +385,9 @@ def test_a_modified_sku_asks_the_catalogue(each_shop: Shop) -> None:
     ],
 )
 def test_one_flag_of_a_published_sku_asks_one_context(
-    each_shop: Shop, flag: str, context: str, shows: dict[str, Any], untouched: dict[str, Any]
+    prompt_shop: Shop, flag: str, context: str, shows: dict[str, Any], untouched: dict[str, Any]
 ) -> None:
-    shop = each_shop
+    shop = prompt_shop
     (sku,) = on_sale(shop, 1)
     shop.change(sku, price=7770, stock=3, notify=False)
     before = asked(shop, sku)
@@ -398,8 +399,8 @@ def test_one_flag_of_a_published_sku_asks_one_context(
 
 
 @pytest.mark.scenario("NOT-19")
-def test_both_flags_ask_both_contexts_and_one_simulation_can_serve_them(each_shop: Shop) -> None:
-    shop = each_shop
+def test_both_flags_ask_both_contexts_and_one_simulation_can_serve_them(prompt_shop: Shop) -> None:
+    shop = prompt_shop
     skus = on_sale(shop, 6)
     for sku in skus:
         shop.change(sku, price=3330, stock=4, notify=False)
@@ -416,16 +417,16 @@ def test_both_flags_ask_both_contexts_and_one_simulation_can_serve_them(each_sho
 
 @pytest.mark.scenario("NOT-20")
 @pytest.mark.parametrize("flag", ["price", "stock"])
-def test_a_price_or_stock_flag_of_an_unpublished_sku_evaluates_its_registration(each_shop: Shop, flag: str) -> None:
-    (sku,) = each_shop.grow(1)
-    each_shop.modified(sku, **{flag: True})
-    each_shop.shows(sku)
-    assert each_shop.binding(sku)
+def test_a_price_or_stock_flag_of_an_unpublished_sku_evaluates_its_registration(prompt_shop: Shop, flag: str) -> None:
+    (sku,) = prompt_shop.grow(1)
+    prompt_shop.modified(sku, **{flag: True})
+    prompt_shop.shows(sku)
+    assert prompt_shop.binding(sku)
 
 
 @pytest.mark.scenario("NOT-21")
-def test_a_notification_without_a_flag_is_a_check_that_sends_nothing(each_shop: Shop) -> None:
-    shop = each_shop
+def test_a_notification_without_a_flag_is_a_check_that_sends_nothing(prompt_shop: Shop) -> None:
+    shop = prompt_shop
     (sku,) = on_sale(shop, 1)
     before, writes, read = asked(shop, sku), shop.shown(sku), len(shop.vtex_calls("sku"))
     shop.modified(sku)
