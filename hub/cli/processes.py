@@ -86,6 +86,7 @@ def up(
         "flower": _free_port("127.0.0.1", flower_port, "--flower-port") if with_flower else 0,
     }
     env = {name: value for name, value in os.environ.items() if value}
+    env["HUB_DIRECTORY"] = str(place.directory)
     if not ("HUB_KEY" in env or "HUB_KEY_FILE" in env):
         from hub.stores import SecretBox
 
@@ -118,7 +119,7 @@ async def _up(place: Place, env: dict[str, str], host: str, ports: dict[str, int
             await supervisor.wait_ready()
             addresses = {"intake": settings.public_url, "logs endpoint": settings.api_url}
             if ports["flower"]:
-                addresses["flower"] = f"http://127.0.0.1:{ports['flower']}"
+                addresses["flower"] = f"http://127.0.0.1:{ports['flower']} (its log says where the password is)"
             kept = {name: env[name] for name in _KEPT if name in env}
             place.announce(Running("up", os.getpid(), kept, addresses))
             for name, address in addresses.items():
@@ -341,33 +342,31 @@ def api(
 
 
 def flower(
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 5555,
-    address: Annotated[str, typer.Option(help="Where it listens; put TLS before any other machine's.")] = "127.0.0.1",
-    user: Annotated[str, typer.Option(help="Who may look; the password is HUB_FLOWER_PASSWORD, or one made once.")] = (
-        "hub"
-    ),
-    writable: Annotated[bool, typer.Option("--writable", help="Let them revoke tasks and stop workers.")] = False,
-    metrics: Annotated[bool, typer.Option("--metrics", help="Open /metrics without a password.")] = False,
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 5555,
+    user: Annotated[str, typer.Option(help="Name to log in with.")] = "hub",
+    password_file: Annotated[
+        Path | None, typer.Option(help="Default: HUB_FLOWER_PASSWORD, else a file in the hub's directory, made once.")
+    ] = None,
+    writable: Annotated[bool, typer.Option("--writable", help="Let it revoke tasks and stop workers.")] = False,
+    metrics: Annotated[bool, typer.Option("--metrics", help="Show /metrics without the password.")] = False,
 ) -> None:
     """Watch queues, workers and tasks in Flower, behind a password and read-only."""
     from tasks.flower import run
 
-    place = desk.place()
-    place.make()
-    password_file = place.directory / "flower-password"
-    env = desk.surroundings()
-    raise typer.Exit(
-        run(
-            desk.settings_here(),
-            port,
-            address=address,
-            user=user,
-            password_file=password_file,
-            writable=writable,
-            metrics=metrics,
-            env=env,
-        )
+    settings = desk.settings_here()
+    env = {**desk.surroundings(), "HUB_DIRECTORY": str(desk.place().directory)}
+    code = run(
+        settings,
+        port,
+        address=host,
+        user=user,
+        password_file=password_file,
+        writable=writable,
+        metrics=metrics,
+        env=env,
     )
+    raise typer.Exit(code)
 
 
 def _log() -> None:

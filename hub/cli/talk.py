@@ -63,6 +63,19 @@ class Group(TyperGroup):
         except HubError as error:
             raise typer.Exit(complain(error)) from None
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 – as its parent has it
+        """List the commands under the headings they were registered with."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        room = formatter.width - 6 - max((len(name) for name in self.commands), default=0)
+        for name, command in self.commands.items():
+            if not command.hidden:
+                panel = getattr(command, "rich_help_panel", None)
+                heading = panel if isinstance(panel, str) else "Commands"
+                panels.setdefault(heading, []).append((name, command.get_short_help_str(room)))
+        for heading, rows in panels.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
 
 def complain(error: HubError) -> int:
     """Tell an error; the answer is its exit code."""
