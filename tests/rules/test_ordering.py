@@ -185,6 +185,12 @@ def test_every_item_must_be_active_in_the_channel_deliverable_and_in_stock(seen,
     assert "13" in short_of(found) or not codes
 
 
+def test_skus_that_could_not_be_read_are_judged_by_the_simulation_alone():
+    assert findings(ORDER, Cart(Simulation(OFFERS), {}), CHANNEL) == ()
+    short = findings(ORDER, Cart(Simulation({"14": OFFERS["14"]}), {}), CHANNEL)
+    assert [(problem.code, problem.value) for problem in short] == [("O.D", "13")]
+
+
 def test_a_refused_simulation_blames_no_sku():
     refused = (Problem("O.D", "simulation", "400", "no such country"),)
     found = findings(ORDER, cart(simulation=Simulation({}), refused=refused), CHANNEL)
