@@ -5,6 +5,7 @@
     ├── Refusal         the peer understood and says no: the seller must act, no blind retry
     ├── NotFound        the peer does not know the thing asked for
     ├── Unavailable     no answer, or 5xx: spends an attempt, retried by the plan
+    │   ├── MapperAway       the seller's category mapper is silent
     │   └── UnknownOutcome   sent, but the answer was lost: read back before any second create
     ├── NotNow          not a failure: no attempt is spent
     │   ├── Throttled   a limit, ours or the peer's
@@ -102,6 +103,10 @@ class Unavailable(HubError):  # noqa: N818 – see BadInput
         self.status = status
         self.answer = answer
         super().__init__(message)
+
+
+class MapperAway(Unavailable):
+    """The seller's category mapper did not answer (E5)."""
 
 
 class UnknownOutcome(Unavailable):

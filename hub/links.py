@@ -20,6 +20,7 @@ from hub import db
 from hub.circuits import Circuit
 from hub.errors import BadInput, HubError
 from hub.limits import Room
+from hub.mapper import CategoryMapper
 from hub.marketplaces import Account, Renewer, adapter
 from hub.ports import Link
 from hub.settings import Settings
@@ -156,6 +157,7 @@ class Links:
             ),
             marketplace=chosen.connect(self._account(store)),
             states=states,
+            mapper=self._mapper(store, vtex),
         )
 
     def shut_for(self, slug: str) -> float | None:
@@ -172,6 +174,23 @@ class Links:
         budget = self._budgets.get(slug)
         if budget and room.ticket:
             self.transport.limits.release(budget, room.ticket)
+
+    def _mapper(self, store: Store, vtex: Credentials) -> CategoryMapper | None:
+        """The seller's category mapper, where there is one; it wants `appkey` and `apptoken` (vtex.md 3.4)."""
+        if not store.settings.mapper_url:
+            return None
+        peer = self.transport.peer(
+            store.slug,
+            "vtex",
+            store.settings.mapper_url.replace("{account}", store.account),
+            account=f"mapper:{store.account}",
+            rate=self.settings.vtex.rate,
+            burst=self.settings.vtex.burst,
+            headers={"appkey": vtex.values.get("app_key", ""), "apptoken": vtex.values.get("app_token", "")},
+            secrets=list(vtex.values.values()),
+            connect=self.settings.vtex.connect_seconds,
+        )
+        return CategoryMapper(peer, auth_version=vtex.version)
 
     def _account(self, store: Store) -> Account:
         credentials = self.registry.credentials(store.id, "marketplace")

@@ -184,6 +184,13 @@ class MappedCategory:
     version: int
 
 
+class Mapper(Protocol):
+    """The seller's own category mapping, asked when the table lacks a category (vtex.md 8.2)."""
+
+    def remote(self, category: str) -> str | None:
+        """The marketplace category, `None` while unmapped. `MapperAway` without an answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class OrderRecord:
     """What the hub knows of one marketplace order. Personal data is only in `order`, which is kept encrypted."""
@@ -238,6 +245,9 @@ class States(Protocol):
 
     def mapped(self, category: str) -> MappedCategory:
         """The marketplace category for a VTEX category."""
+
+    def keep_mapping(self, category: str, remote: str) -> MappedCategory:
+        """Keep what the seller's mapper said of a category that the table lacks."""
 
     def row_status(self, context: str, key: str) -> tuple[str, str] | None:
         """(`work`, `status`) of another row of this store, `None` when there is none."""
@@ -301,3 +311,4 @@ class Link:
     vtex: Vtex
     marketplace: Marketplace
     states: States
+    mapper: Mapper | None = None

@@ -20,7 +20,7 @@ from hub.contexts import CONTEXTS, Context
 from hub.contexts.step import OPERATIONS as CATALOG_OPERATIONS
 from hub.contexts.step import TO_MARKETPLACE, Item, Send, Step, awaited
 from hub.db import StorageAway
-from hub.errors import AuthLost, HubError, LeaseLost, NotNow, Problem, Refusal, Unavailable, UnknownOutcome
+from hub.errors import AuthLost, HubError, LeaseLost, MapperAway, NotNow, Problem, Refusal, Unavailable, UnknownOutcome
 from hub.ledger import Claim, Ledger, Pair
 from hub.limits import Room
 from hub.model import Row, Story, Urgency
@@ -340,6 +340,8 @@ def _ending_of(error: HubError) -> Outcome:
     match error:
         case UnknownOutcome():
             return Unknown(str(error))
+        case MapperAway():
+            return Failed(str(error), "E5")
         case Unavailable(side="vtex"):
             return Failed(str(error), "V0")
         case Unavailable():

@@ -103,6 +103,18 @@ class StoreStates:
             ).fetchone()
         return MappedCategory(category, row[0] if row else None, int(row[1]) if row else 0)
 
+    def keep_mapping(self, category: str, remote: str) -> MappedCategory:
+        """Keep what the seller's mapper said of a category that the table lacks; a row that came meanwhile wins."""
+        with self._db() as db:
+            db.execute(
+                """
+                insert into mappings (store, category, remote, version) values (%s, %s, %s, nextval('mapping_version'))
+                on conflict (store, category) do nothing
+                """,
+                (self.store, category, remote),
+            )
+        return self.mapped(category)
+
     def row_status(self, context: str, key: str) -> tuple[str, str] | None:
         """(`work`, `status`) of another row of this store, `None` when there is none."""
         with self._db() as db:

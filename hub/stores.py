@@ -73,6 +73,8 @@ class StoreSettings(BaseModel):
     `simulation`: which of VTEX's two paths is asked (vtex.md 6.1). `result_timer_seconds`: how long the result of an
     order integration is awaited before the order is looked up. `vtex_limit`, `marketplace_limit`: calls per second of
     the account, instead of the installation's or the marketplace's. `mapping_link`: where the seller maps categories.
+    `mapper_url`: a page of the seller's that is asked for categories the table lacks (`hub.mapper`); `{account}` is
+    filled in.
     `webhook`: how the marketplace's events are signed, from its manifest; without it the store takes no events.
     """
 
@@ -86,6 +88,7 @@ class StoreSettings(BaseModel):
     defaults: Mapping[str, str] = Field(default_factory=dict)
     look_again: Annotated[tuple[Seconds, ...], Field(max_length=10)] = (60.0, 300.0)
     mapping_link: Url = ""
+    mapper_url: Url = ""
     poll_orders_seconds: Seconds = 60.0
     order_policy: Literal["strict", "advisory"] = "strict"
     order_waits: Annotated[tuple[Seconds, ...], Field(min_length=1, max_length=20)] = (60.0, 120.0, 240.0, 480.0, 600.0)

@@ -231,6 +231,11 @@ class MemoryStates:
     def mapped(self, category: str) -> MappedCategory:
         return MappedCategory(category, self.mappings.get(category), self.mapping_version)
 
+    def keep_mapping(self, category: str, remote: str) -> MappedCategory:
+        self.mappings[category] = remote
+        self.mapping_version += 1
+        return self.mapped(category)
+
     def row_status(self, context: str, key: str) -> tuple[str, str] | None:
         return self.rows.get((context, key))
 

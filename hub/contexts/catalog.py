@@ -131,13 +131,22 @@ def read(link: Link, item: Item) -> Facts:
         facts = replace(facts, price=price_from_json(link.states.confirmed("price", item.key)))
     if product is None or not sellable:
         return facts
-    mapping = link.states.mapped(product.category)
+    mapping = _mapped(link, product.category)
     return replace(
         facts,
         mapping=mapping,
         rendered=link.marketplace.render(product, mapping.remote or "", link.rules.listing),
         offered=link.vtex.simulate([CartItem(item.key)]).items.get(item.key),
     )
+
+
+def _mapped(link: Link, category: str) -> MappedCategory:
+    """The table's word, else that of the seller's mapper, which is kept (8.2)."""
+    mapping = link.states.mapped(category)
+    if mapping.remote is not None or link.mapper is None:
+        return mapping
+    remote = link.mapper.remote(category)
+    return link.states.keep_mapping(category, remote) if remote else mapping
 
 
 def _must_look(facts: Facts, *, sellable: bool) -> bool:

@@ -104,6 +104,10 @@ class VtexControl:
         """Add or replace a category."""
         self._call("PUT", f"/accounts/{account}/categories", {"id": category, "name": name, "parent": parent})
 
+    def put_mapper(self, account: str, mapping: Mapping[str, str]) -> None:
+        """Let the store's own app know which marketplace category a category is."""
+        self._call("PUT", f"/accounts/{account}/mapper", {"mapping": dict(mapping)})
+
     def put_affiliate(self, account: str, affiliate: str, *, sales_channel: int, endpoint: str | None) -> None:
         """Add or replace an affiliate; `endpoint` is where notifications go."""
         body = {"id": affiliate, "sales_channel": sales_channel, "search_uri_endpoint": endpoint}

@@ -189,8 +189,8 @@ class Storefront:
             return plain("Account not found", 404)
         if operation in PUBLIC:
             return None
-        key = request.headers.get("X-VTEX-API-AppKey", "")
-        token = request.headers.get("X-VTEX-API-AppToken", "")
+        names = ("appkey", "apptoken") if operation == "mapper" else ("X-VTEX-API-AppKey", "X-VTEX-API-AppToken")
+        key, token = (request.headers.get(name, "") for name in names)
         as_text = group in ("catalog", "logistics")
         if not token or token not in account.credentials.get(key, ()):
             return plain("Unauthorized", 401) if as_text else error_json("1", "Invalid credentials", 401)
@@ -226,6 +226,7 @@ class Storefront:
             ("GET", f"{catalog}/pvt/products/productget/{{product_id}}", "product", "catalog", self.product),
             ("GET", f"{catalog}/pub/category/tree/{{levels}}", "category_tree", "catalog", self.tree),
             ("GET", "/{account}/api/catalog/pvt/category/{category_id}", "category", "catalog", self.category),
+            ("GET", "/{account}/_v/category-mapping/{category_id}", "mapper", "mapper", self.mapper),
             ("GET", f"{catalog}/pvt/saleschannel/list", "channels", "catalog", self.channels),
             ("GET", f"{catalog}/pub/saleschannel/{{channel}}", "channel", "catalog", self.channel),
             ("GET", "/{account}/api/logistics/pvt/inventory/skus/{sku_id}", "inventory", "logistics", self.inventory),
@@ -300,6 +301,11 @@ class Storefront:
             return JSONResponse(shop.category_json(self._account(call).catalog, int(wanted), with_path=with_path))
         except (KeyError, ValueError):
             return plain("Category not found.", 404)
+
+    async def mapper(self, call: Call) -> Response:
+        """The category mapper of the store's own app: what `hub.mapper` asks."""
+        remote = self._account(call).catalog.mapper.get(call.parameters["category_id"])
+        return plain("Not mapped.", 404) if remote is None else JSONResponse({"remote": remote})
 
     async def channels(self, call: Call) -> Response:
         """`saleschannel/list`."""
@@ -459,6 +465,12 @@ class ChannelBody(_Control):
     name: str = "Marketplace"
     active: bool = True
     currency: str = "BRL"
+
+
+class MapperBody(_Control):
+    """Category → marketplace category."""
+
+    mapping: dict[str, str]
 
 
 class CategoryBody(_Control):
@@ -677,6 +689,7 @@ class Steering:
             ("POST", "/_control/accounts", self.open_account),
             ("PUT", f"{at}/channels", self.channel),
             ("PUT", f"{at}/categories", self.category),
+            ("PUT", f"{at}/mapper", self.mapper),
             ("PUT", f"{at}/affiliates", self.affiliate),
             ("POST", f"{at}/credentials", self.credentials),
             ("PUT", f"{at}/groups", self.groups),
@@ -733,6 +746,11 @@ class Steering:
         catalog.categories[wanted.id] = shop.Category(**wanted.model_dump())
         for sku in catalog.skus.values():
             sku.rendered = None
+        return Response(status_code=204)
+
+    async def mapper(self, request: Request) -> Response:
+        """What the store's own app says of categories: category → marketplace category."""
+        self._account(request).catalog.mapper = (await _read(request, MapperBody)).mapping
         return Response(status_code=204)
 
     async def affiliate(self, request: Request) -> Response:

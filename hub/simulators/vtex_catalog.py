@@ -161,6 +161,9 @@ class Catalog:
     seed: int
     channels: dict[int, Channel] = field(default_factory=dict)
     categories: dict[int, Category] = field(default_factory=dict)
+    mapper: dict[str, str] = field(
+        default_factory=dict
+    )  # category → marketplace category, as the seller's app knows it
     affiliates: dict[str, Affiliate] = field(default_factory=dict)
     skus: dict[int, Sku] = field(default_factory=dict)
     products: dict[int, list[int]] = field(default_factory=dict)

@@ -14,8 +14,8 @@ LAYERS = (
     ("hub.rules", "hub.outcome", "hub.notification", "hub.ports", "hub.events"),
     ("hub.contexts",),
     ("hub.wires", "hub.limits", "hub.circuits", "hub.transport"),
-    ("hub.vtex", "hub.marketplaces"),
-    ("hub.db", "hub.settings", "hub.stores", "hub.ledger", "hub.states"),
+    ("hub.vtex", "hub.mapper", "hub.marketplaces"),
+    ("hub.db", "hub.private_file", "hub.settings", "hub.stores", "hub.ledger", "hub.states"),
     ("hub.links", "hub.reconcile"),
 )
 """Who may import whom: a module imports its own row and those above it. What is not named may import all of them."""

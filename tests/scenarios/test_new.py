@@ -1,8 +1,4 @@
-"""NEW: a SKU that the marketplace does not show yet – the whole gate, one registration, every problem at once.
-
-Not here: NEW-04. The Mapper of VTEX pushes its mappings to the hub (vtex.md 8.5) and the hub looks them up in its own
-table, so there is nobody to be asked live who could be down.
-"""
+"""NEW: a SKU that the marketplace does not show yet – the whole gate, one registration, every problem at once."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hub.simulators.marketplace_control import ShownSku
-from tests.cell import PROFILES, Cell, Shop, until
+from tests.cell import CATEGORIES, PROFILES, Cell, Shop, until
 
 EVERY_PROFILE = pytest.mark.parametrize("marketplace", PROFILES)
 WITHOUT_LOTS = pytest.mark.parametrize("marketplace", [name for name in PROFILES if name != "sandbox-lot"])
@@ -280,6 +276,20 @@ def test_variations_of_one_product_are_one_group(cell: Cell, marketplace: str):
     assert shown[0].group
     assert shop.shown(alone).group != shown[0].group
     assert [one.attributes["color"] for one in shown] == ["Azul", "Preto", "Verde"]
+
+
+@pytest.mark.scenario("NEW-04")
+def test_a_mapper_that_is_down_makes_the_sku_wait_and_its_word_is_asked_for_once(cell: Cell):
+    shop = cell.shop(mapped=False, settings={"mapper_url": f"{cell.vtex.base_url}/{{account}}/_v/category-mapping"})
+    cell.vtex.put_mapper(shop.account, {"1": CATEGORIES[0]})
+    cell.vtex.fault("status", operation="mapper", account=shop.account, status=503, count=2)
+    skus = shop.grow(2)
+    shop.modified(skus[0], sku=True)
+    shop.shows(skus[0])
+    assert codes(shop, skus[0])[:3] == ["E5", "E5", "S1"]
+    asked = cell.vtex.calls("mapper", shop.account)
+    shop.published(skus[1])
+    assert cell.vtex.calls("mapper", shop.account) == asked, "what the mapper said is kept in the table"
 
 
 @EVERY_PROFILE
