@@ -1,7 +1,8 @@
 """STK: the marketplace never offers what VTEX cannot deliver, and follows it as soon as VTEX says so – or a look later.
 
 Not here: STK-09 and STK-10 (sweeps that compare without a notification), STK-15 (scheduled mode): the hub has none yet.
-STK-04 and STK-05 are rules of reading an answer that the simulated VTEX does not give: tests/vtex/test_parsing.py.
+STK-16 is with the orders. STK-04 and STK-05 are rules of reading an answer that the simulated VTEX does not give:
+tests/vtex/test_parsing.py.
 """
 
 import json
