@@ -172,9 +172,10 @@ class StoreStates:
             db.execute(
                 """
                 insert into orders as o (store, order_id, state, body, vtex_order_id, operation_id, reference, sent_at,
-                                         approved, problems, total)
+                                         first_sent_at, approved, problems, total)
                 values (%(store)s, %(id)s, %(state)s, %(body)s, %(vtex)s, %(operation)s, %(reference)s,
-                        now() - make_interval(secs => %(sent)s), %(approved)s, %(problems)s, %(total)s)
+                        now() - make_interval(secs => %(sent)s), now() - make_interval(secs => %(sent)s),
+                        %(approved)s, %(problems)s, %(total)s)
                 on conflict (store, order_id) do update set
                   state = case when %(rank)s >= coalesce((%(ranks)s::jsonb ->> o.state)::int, 0)
                             then excluded.state else o.state end,
@@ -183,6 +184,7 @@ class StoreStates:
                   operation_id = coalesce(excluded.operation_id, o.operation_id),
                   reference = coalesce(excluded.reference, o.reference),
                   sent_at = coalesce(excluded.sent_at, o.sent_at),
+                  first_sent_at = coalesce(o.first_sent_at, excluded.first_sent_at),
                   approved = o.approved or excluded.approved, problems = excluded.problems,
                   total = coalesce(excluded.total, o.total), changed_at = now()
                 """,
@@ -204,14 +206,18 @@ class StoreStates:
             )
 
     def results(self, order_id: str) -> Sequence[IntegrationAnswer]:
-        """The integration results that VTEX has posted for an order, oldest first: the last 200 (vtex.md 9.4)."""
+        """The integration results that VTEX has posted for an order, oldest first: the last 200 (vtex.md 9.4).
+
+        What was posted before the order was first sent answers nothing and is left out (ORD-38).
+        """
         with self._db() as db:
             rows = db.execute(
                 """
                 select body, extract(epoch from now() - received_at)::float8 from (
-                  select body, received_at from notices
-                  where store = %s and kind = 'result' and key = %s and fate = 'accepted'
-                  order by received_at desc limit 200) newest
+                  select n.body, n.received_at from notices n join orders o on o.store = n.store and o.order_id = n.key
+                  where n.store = %s and n.kind = 'result' and n.key = %s and n.fate = 'accepted'
+                    and n.received_at >= o.first_sent_at
+                  order by n.received_at desc limit 200) newest
                 order by received_at
                 """,
                 (self.store, order_id),
