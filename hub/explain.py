@@ -98,6 +98,8 @@ class _Seen:
     link: Link
     sku: str
     away: dict[Side, HubError] = field(default_factory=dict)
+    mapper_away: HubError | None = None
+    mapped_live: bool = False
     product: Product | None = None
     binding: Binding | None = None
     mapping: MappedCategory | None = None
@@ -152,7 +154,7 @@ def _read(link: Link, sku: str) -> _Seen:
     seen.product = seen.ask("vtex", lambda: link.vtex.product(sku))
     if seen.product is not None:
         product = seen.product
-        mapping = link.states.mapped(product.category)
+        mapping = _mapping(seen, product.category)
         seen.mapping = mapping
         seen.rendered = link.marketplace.render(product, mapping.remote or "", link.rules.listing)
     if "vtex" not in seen.away:
@@ -161,6 +163,20 @@ def _read(link: Link, sku: str) -> _Seen:
     remote = seen.binding.remote_id if seen.binding else None
     seen.shown = seen.ask("marketplace", lambda: link.marketplace.show(sku, remote))
     return seen
+
+
+def _mapping(seen: _Seen, category: str) -> MappedCategory:
+    """The table's word, else that of the seller's mapper, which is not kept here."""
+    kept, mapper = seen.link.states.mapped(category), seen.link.mapper
+    if kept.remote is not None or mapper is None:
+        return kept
+    try:
+        remote = mapper.remote(category)
+    except HubError as error:
+        seen.mapper_away = error
+        return kept
+    seen.mapped_live = remote is not None
+    return MappedCategory(category, remote, kept.version)
 
 
 # ---------------------------------------------------------------- the gate
@@ -193,7 +209,7 @@ _OF_VTEX = (
     (5, "product active"),
     (6, "marketplace's rules"),
     (7, "category mapped"),
-    (8, "mapping table reachable"),
+    (8, "mapper reachable"),
     (9, "price and stock"),
     (10, "transformation"),
 )
@@ -232,7 +248,7 @@ def _of_vtex(pool: Pool, seen: _Seen) -> Iterator[Check]:
     said = sentences(broken) if broken else f"all of {link.marketplace.manifest.title} kept"
     yield Check(6, "marketplace's rules", "fail" if broken else "pass", said, 0.0, broken)
     yield _mapped(pool, seen, product)
-    yield Check(8, "mapping table reachable", "pass", "the table is the hub's own", None)
+    yield _reachable(seen)
     yield _sold(seen)
     used = dict(rendered.defaults_used) if rendered else {}
     words = f"defaults used: {', '.join(f'{name}={value}' for name, value in sorted(used.items()))}" if used else ""
@@ -247,12 +263,22 @@ def _of_vtex(pool: Pool, seen: _Seen) -> Iterator[Check]:
     )
 
 
+def _reachable(seen: _Seen) -> Check:
+    if seen.mapper_away is not None:
+        return Check(8, "mapper reachable", "fail", _why(seen.mapper_away))
+    if seen.link.mapper is None:
+        return Check(8, "mapper reachable", "pass", "none is asked: the table is the hub's own", None)
+    return Check(8, "mapper reachable", "pass", "it answers" if seen.mapped_live else "not asked: the table knows")
+
+
 def _mapped(pool: Pool, seen: _Seen, product: Product) -> Check:
     name = f"{product.category} {product.category_path or product.category_name}".strip()
     mapping = seen.mapping
     if mapping is not None and mapping.remote is not None:
         age = reports.mapping_age(pool, seen.link.store, product.category)
-        return Check(7, "category mapped", "pass", f"{name} → {mapping.remote}", age)
+        return Check(7, "category mapped", "pass", f"{name} → {mapping.remote}", 0.0 if seen.mapped_live else age)
+    if seen.mapper_away is not None:
+        return Check(7, "category mapped", "unknown", f"{name}: the seller's mapper does not answer")
     fix = f"map it: {seen.link.rules.mapping_link or f'hub mappings import {seen.link.slug} FILE'}"
     return Check(7, "category mapped", "fail", f"{name} is not mapped", 0.0, (Problem("E4", "category", name, fix),))
 
@@ -386,6 +412,8 @@ def _headline(seen: _Seen, checks: Sequence[Check]) -> str:
 
 def _next_step(seen: _Seen, rows: Sequence[KeyState]) -> str:
     """What the catalogue context would do now, in words."""
+    if seen.mapper_away is not None:
+        return "it is tried again by itself until the seller's mapper answers"
     if seen.away:
         return "nothing can be decided while " + " and ".join(sorted(seen.away)) + " cannot be read"
     link = seen.link
@@ -444,6 +472,8 @@ def _advice(
     for side, error in seen.away.items():
         code = "C0" if isinstance(error, AuthLost) else "E2" if side == "marketplace" else "V0"
         told.setdefault(code, _params(seen, ()) | {"peer": side, "reason": _why(error), "key": seen.sku})
+    if seen.mapper_away is not None:
+        told.setdefault("E5", _params(seen, ()) | {"reason": _why(seen.mapper_away), "key": seen.sku})
     for gate in gates:
         if gate.cause == "credentials":
             told.setdefault("C0", _params(seen, ()) | {"peer": gate.side, "reason": gate.why, "key": seen.sku})

@@ -14,7 +14,7 @@ from psycopg_pool import ConnectionPool
 
 from hub.db import StorageRefused, translated
 from hub.errors import BadInput, Conflict, Problem
-from hub.ledger import Ledger
+from hub.ledger import NOTICES_AND_ENQUEUE, enqueue_parameters
 from hub.model import Ask, Urgency
 
 Pool = ConnectionPool[Connection[tuple[object, ...]]]
@@ -72,6 +72,8 @@ def start(
             ).fetchone()
             assert row is not None  # noqa: S101 – INSERT … RETURNING always returns
             run = int(str(row[0]))
+            first_page = [Ask(store, "load", f"{run}:1", "operator", Urgency.LOAD)]
+            db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), first_page, 0))
             detail = {"run": run, "why": why, "skus": len(skus)}
             db.execute(
                 "insert into audit (who, action, store, detail) values (%s, 'load', %s, %s)",
@@ -81,23 +83,6 @@ def start(
         if refused.sqlstate != errors.UniqueViolation.sqlstate:
             raise
         raise Conflict("a load of this store is running already: hub load watch, or hub load cancel") from None
-    _go_on(pool, store, run, 1)
-    return run
-
-
-def resume(pool: Pool, store: int) -> int | None:
-    """See that the running load of a store goes on from its cursor; its number, `None` when none runs."""
-    with translated(), pool.connection() as db:
-        row = db.execute(
-            "select id, coalesce((cursor ->> 'page')::int, 1), coalesce((cursor ->> 'listed')::bool, false) from runs"
-            " where store = %s and kind = 'load' and state = 'running'",
-            (store,),
-        ).fetchone()
-    if row is None:
-        return None
-    run, page, listed = int(str(row[0])), int(str(row[1])), bool(row[2])
-    if not listed:
-        _go_on(pool, store, run, page)
     return run
 
 
@@ -140,10 +125,6 @@ def listed(pool: Pool, *, store: int | None = None, limit: int = 20) -> list[Loa
     """The last loads, newest first."""
     newest = "select id from runs where kind = 'load' and (%s::int is null or store = %s) order by id desc limit %s"
     return _loads(pool, f"r.id in ({newest})", (store, store, limit))
-
-
-def _go_on(pool: Pool, store: int, run: int, page: int) -> None:
-    Ledger(pool).enqueue([Ask(store, "load", f"{run}:{page}", "operator", Urgency.LOAD)])
 
 
 _COUNTS = """

@@ -20,11 +20,14 @@ class Watched:
     unserved: frozenset[str] = frozenset()
 
 
-def watch(settings: Settings, slugs: list[str], *, seconds: float = 1.5) -> Watched:
-    """Ask all workers and wait `seconds` for their answers. `Unavailable` when the broker cannot be reached."""
+def watch(settings: Settings, slugs: list[str], *, expected: int = 0, seconds: float = 5.0) -> Watched:
+    """Ask all workers and wait until `expected` have answered, `seconds` at most.
+
+    `Unavailable` when the broker cannot be reached.
+    """
     app = make_app(settings)
     try:
-        answers = app.control.inspect(timeout=seconds).active_queues() or {}
+        answers = app.control.inspect(timeout=seconds, limit=expected or None).active_queues() or {}
     except (OperationalError, RedisError, OSError) as fault:
         raise Unavailable(f"the broker cannot be reached ({type(fault).__name__})") from None
     finally:

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from hub.cli import catalogue, desk, doctor, letters, operation, processes, registry, work
+from hub.cli import catalogue, desk, letters, operation, processes, registry, work
+from hub.cli.doctor import register as register_doctor
 from hub.cli.talk import Group
 
 app = typer.Typer(
@@ -40,7 +41,7 @@ work.register(app)
 catalogue.register(app)
 letters.register(app)
 operation.register(app)
-doctor.register(app)
+register_doctor(app)
 
 
 def main() -> None:

@@ -171,7 +171,7 @@ def _at_work(settings: Settings) -> Iterator[Look]:
     yield _there("workers", workers, "start: hub worker")
     yield _there("sweep", [one.name for one in alive if one.name.startswith("sweep")], "start: hub sweep")
     try:
-        seen = watch(settings, slugs)
+        seen = watch(settings, slugs, expected=len(workers))
     except HubError as fault:
         yield Look("failed", "broker", str(fault), "check HUB_BROKER_URL, else REDIS_URL, and that it runs")
         return

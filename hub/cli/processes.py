@@ -79,7 +79,10 @@ def up(
         from hub.errors import Conflict
 
         raise Conflict(f"`hub {running.what}` (pid {running.pid}) runs on {place.directory} already: stop it first")
-    place.make()
+    try:
+        place.make()
+    except OSError as fault:
+        refuse("--directory", str(place.directory), f"cannot be made ({fault.strerror}); choose another")
     ports = {
         "intake": _free_port(host, port, "--port"),
         "api": _free_port(host, api_port, "--api-port"),

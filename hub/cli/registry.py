@@ -159,6 +159,34 @@ def show(store: StoreName, as_json: Json = False) -> None:
 
 
 @store_app.command()
+def configure(
+    store: StoreName,
+    settings: Annotated[str, typer.Argument(metavar="FILE", help="All its settings as JSON; - for standard input.")],
+    reason: Reason = "",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Replace a store's settings; what is not in the file gets its default (see: hub store show)."""
+    from hub.stores import parse_settings
+
+    tree = _json_given(settings, "FILE")
+    with desk.opened() as at:
+        found = at.store(store)
+        kept = found.settings.webhook
+        if kept is not None and "webhook" not in tree:
+            tree["webhook"] = json.loads(found.settings.model_dump_json(include={"webhook"}))["webhook"]
+        chosen = parse_settings(tree)
+        before = json.loads(found.settings.model_dump_json())
+        after = json.loads(chosen.model_dump_json())
+        moved = {name: [before[name], after[name]] for name in after if before[name] != after[name]}
+        if moved and not dry_run:
+            at.registry.configure(store, tree, who=who(), why=reason)
+    lines = [f"{name}: {json.dumps(old)} → {json.dumps(new)}" for name, (old, new) in moved.items()]
+    lines.append(f"{store}: {'would be changed' if dry_run else 'changed'}" if moved else f"{store}: nothing differs")
+    tell({"store": store, "changed": bool(moved) and not dry_run, "settings": after}, "\n".join(lines))
+
+
+@store_app.command()
 def check(store: StoreName, as_json: Json = False) -> None:
     """Ask both sides whether everything is right; all problems at once. Exit 1 when something must be corrected."""
     from hub.checks import check as checked

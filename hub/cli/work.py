@@ -95,7 +95,6 @@ def watch(store: StoreName, follow: Follow = True, as_json: Json = False) -> Non
 
     with desk.opened() as at:
         found = at.store(store)
-        loads.resume(at.pool, found.id)
         last = loads.latest(at.pool, found.id)
         if last is None:
             say(f"{store} has not been loaded yet: hub load {store}")

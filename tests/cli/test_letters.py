@@ -201,3 +201,15 @@ def test_a_token_is_rotated_only_when_somebody_agrees(hub: Hub, store: Store) ->
     assert after != before
     assert hub("store", "show", "acme-mkt", "--json").json["store"]["url"] == after
     assert [row["store"] for row in hub("store", "list", "--json").json["stores"]] == ["acme-mkt"]
+
+
+def test_settings_of_a_store_are_replaced_as_a_whole_and_shown_first(hub: Hub, store: Store) -> None:
+    wanted = json.dumps({"pricing": {"markup": "10"}, "look_again": [5]})
+    foreseen = hub("store", "configure", "acme-mkt", "-", "--dry-run", stdin=wanted)
+    assert "look_again: [60.0, 300.0] → [5.0]" in foreseen.out
+    assert hub("store", "show", "acme-mkt", "--json").json["store"]["settings"]["pricing"]["markup"] == "0"
+    assert hub("store", "configure", "acme-mkt", "-", "--json", stdin=wanted).json["changed"] is True
+    assert hub("store", "show", "acme-mkt", "--json").json["store"]["settings"]["pricing"]["markup"] == "10"
+    assert hub("store", "configure", "acme-mkt", "-", stdin=wanted).out == "acme-mkt: nothing differs\n"
+    wrong = hub("store", "configure", "acme-mkt", "-", stdin='{"markup": 1, "order_policy": "lax"}', code=2)
+    assert len(wrong.lines) == 2

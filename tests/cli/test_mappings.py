@@ -1,7 +1,7 @@
 """Mappings as CSV: every wrong row is told at once, by the number a spreadsheet shows."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hub.errors import BadInput
@@ -68,6 +68,7 @@ _texts = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 @given(st.dictionaries(_texts, st.tuples(_texts, _texts), min_size=1, max_size=20))
 def test_what_is_exported_is_imported_unchanged(table: dict[str, tuple[str, str]]) -> None:
     rows = [Kept(category, remote, name, 0, None) for category, (remote, name) in table.items()]
