@@ -798,7 +798,7 @@ with n as (
     asked = s.asked + (n.again and not b.dirty)::int,
     claimed = case when n.keeps then s.claimed end,
     claim = null, status = n.status, code = n.code, attempts = n.attempts,
-    looks = case when n.final and b.dirty then 0 else n.looks end,
+    looks = case when b.dirty and not n.keeps and n.status <> 'unknown' then 0 else n.looks end,
     heard = s.heard and (b.dirty or not n.final or n.again),
     pending_since = case when not n.final then s.pending_since when b.dirty then coalesce(s.dirty_since, now()) end,
     dirty_since = case when n.keeps then s.dirty_since end,

@@ -18,7 +18,7 @@ STORE = 1
 LANES = {"price": ("offer", ("stock",)), "stock": ("offer", ("price",)), "catalog": ("catalog", ())}
 """Context → its lane and its siblings, as for a marketplace that takes price and stock apart."""
 
-PATIENT = Plan(delays=(100.0, 200.0, 300.0), slow=(3600.0, 7200.0), unknown=(100.0, 200.0), jitter=0.0)
+PATIENT = Plan(delays=(100.0, 200.0), slow=(3600.0, 7200.0), unknown=(100.0, 200.0), jitter=0.0)
 
 
 class Cell:

@@ -12,11 +12,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
-    consumes,
     initialize,
     invariant,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -48,7 +47,7 @@ outcomes = st.one_of(
     st.just(Done(look_again=100.0)),
     st.sampled_from(sorted(LANES)).map(lambda context: Done((Ask(STORE, context, "", "follow", 2),))),
     st.just(Waiting("ticket", 150.0)),
-    st.sampled_from((Parked("publication:7"), Parked("mapping:9", 4))),
+    st.sampled_from((Parked("publication:7"), Parked("mapping:9"))),
     st.sampled_from((Refused((Problem("E3", "name", "x", "y"),), "hash-1"), Refused((), "hash-1"))),
     st.sampled_from((Postponed(100.0), Postponed(100.0, "store"))),
     st.sampled_from((Locked("vtex", 1), Locked("marketplace", 1, "context"))),
@@ -56,6 +55,17 @@ outcomes = st.one_of(
     st.just(Failed("no answer")),
     st.just(Unknown("answer lost")),
     st.just(Released()),
+)
+
+
+Request = tuple[str, str, str, int, bool, int]
+requests: st.SearchStrategy[Request] = st.tuples(
+    st.sampled_from(sorted(LANES)),
+    st.sampled_from(KEYS),
+    st.sampled_from(("vtex", "load", "operator")),
+    st.sampled_from((0, 1, 8)),
+    st.booleans(),
+    st.integers(1, 3),
 )
 
 
@@ -101,7 +111,6 @@ class Taken:
 class Laws(RuleBasedStateMachine):
     url: ClassVar[str]
     cell: ClassVar[Cell]
-    claims = Bundle("claims")
 
     @initialize()
     def nothing_is_known(self) -> None:
@@ -109,27 +118,19 @@ class Laws(RuleBasedStateMachine):
         self.clock = 0.0
         self.rows: dict[tuple[str, str], Known] = {}
         self.taken: list[Taken] = []
+        self.unsettled: list[Taken] = []
         self.gates: dict[tuple[str, str], float] = {}
         self.ledgers = [self.cell.another(), self.cell.another()]
         self.values = 0
 
     # ------------------------------------------------------------ what may happen
 
-    @rule(
-        asks=st.lists(
-            st.tuples(
-                st.sampled_from(sorted(LANES)),
-                st.sampled_from(KEYS),
-                st.sampled_from(("vtex", "load", "operator")),
-                st.sampled_from((0, 1, 8)),
-                st.booleans(),
-                st.integers(1, 3),
-            ),
-            min_size=1,
-            max_size=4,
-        )
-    )
-    def enqueue(self, asks: list[tuple[str, str, str, int, bool, int]]) -> None:
+    @precondition(lambda self: sum(row.work == "p" for row in self.rows.values()) < 3)
+    @rule(asks=st.lists(requests, min_size=1, max_size=4))
+    def enqueue(self, asks: list[Request]) -> None:
+        self.enqueued(asks)
+
+    def enqueued(self, asks: list[Request]) -> None:
         waiting = {(STORE, context) for (context, _), row in self.rows.items() if row.work == "p"}
         woken = self.ledgers[0].enqueue(
             [Ask(STORE, context, key, source, urgency, heard, n) for context, key, source, urgency, heard, n in asks]
@@ -176,14 +177,17 @@ class Laws(RuleBasedStateMachine):
             assert row.ended is not None
             row.due = min(row.due, max(self.clock, row.ended + DEAD_PAUSE))
 
+    @precondition(lambda self: self.some("p"))
     @rule(
-        target=claims,
         context=st.sampled_from(sorted(LANES)),
         limit=st.integers(1, 4),
         seconds=st.sampled_from((150.0, 1000.0)),
         who=st.integers(0, 1),
     )
-    def claim(self, context: str, limit: int, seconds: float, who: int) -> Taken | None:
+    def claim(self, context: str, limit: int, seconds: float, who: int) -> None:
+        self.claimed(context, limit, seconds, who)
+
+    def claimed(self, context: str, limit: int, seconds: float, who: int) -> Taken | None:
         lane, siblings = LANES[context]
         leased = self.leases()
         free = [
@@ -229,12 +233,15 @@ class Laws(RuleBasedStateMachine):
         doubted = frozenset(place for place in expected if self.rows[place].doubted)
         taken = Taken(claim, self.ledgers[who], self.clock + seconds, doubted)
         self.taken.append(taken)
+        self.unsettled.append(taken)
         return taken
 
-    @rule(taken=claims)
-    def intend(self, taken: Taken | None) -> None:
-        if taken is None:
-            return
+    @precondition(lambda self: self.unsettled)
+    @rule(which=st.integers(0, 5))
+    def intend(self, which: int) -> None:
+        self.begin(self.unsettled[which % len(self.unsettled)])
+
+    def begin(self, taken: Taken) -> None:
         places = [(context, key) for key, rows in taken.claim.items.items() for context in rows]
         ours = taken.ledger.intend(taken.claim, [(*place, str(uuid.uuid4()), {"to": place[0]}) for place in places])
         assert ours == (frozenset(taken.claim.items) if taken.alive else frozenset()), (
@@ -245,28 +252,47 @@ class Laws(RuleBasedStateMachine):
                 self.rows[place].doubted = True
                 taken.begun.add(place)
 
-    @rule(
-        context=st.sampled_from(("price", "price", "stock", "catalog")),
-        word=st.one_of(outcomes, st.just(Failed("no answer"))),
-        writes=st.booleans(),
-        learns=st.booleans(),
-    )
-    def attempt(self, context: str, word: Outcome, writes: bool, learns: bool) -> None:
-        """The usual way: claim, begin a write, settle."""
-        taken = self.claim(context, 4, 1000.0, 0)
-        if writes:
-            self.intend(taken)
-        self.settle(taken, [word] * 6, learns, 0)
+    @precondition(lambda self: self.some("p"))
+    @rule(word=outcomes, writes=st.booleans(), learns=st.booleans(), meanwhile=st.lists(requests, max_size=2))
+    def attempt(self, word: Outcome, writes: bool, learns: bool, meanwhile: list[Request]) -> None:
+        self.attempted(word, writes, learns, meanwhile)
 
+    def attempted(self, word: Outcome, writes: bool, learns: bool, meanwhile: list[Request]) -> None:
+        """The usual way: claim, begin a write, settle; somebody asks in between."""
+        context = next(place[0] for place, row in sorted(self.rows.items()) if row.work == "p")
+        taken = self.claimed(context, 4, 1000.0, 0)
+        if taken is None:
+            return
+        if writes:
+            self.begin(taken)
+        if meanwhile:
+            self.enqueued(meanwhile)
+        self.settled(taken, [word] * 6, learns, 0)
+
+    @precondition(lambda self: self.some("p") or self.some("s"))
     @rule(
-        taken=consumes(claims),
+        words=st.lists(st.one_of(st.just(Failed("no answer")), outcomes), min_size=2, max_size=5), writes=st.booleans()
+    )
+    def a_time_of_troubles(self, words: list[Outcome], writes: bool) -> None:
+        """Attempt after attempt, each as soon as it may be."""
+        for word in words:
+            if not self.some("p"):
+                self.until_the_next_is_due()
+            if self.some("p"):
+                self.attempted(word, writes, learns=False, meanwhile=[])
+
+    @precondition(lambda self: self.unsettled)
+    @rule(
+        which=st.integers(0, 5),
         words=st.lists(outcomes, min_size=6, max_size=6),
         learns=st.booleans(),
         unnamed=st.integers(0, 1),
     )
-    def settle(self, taken: Taken | None, words: list[Outcome], learns: bool, unnamed: int) -> None:
-        if taken is None:
-            return
+    def settle(self, which: int, words: list[Outcome], learns: bool, unnamed: int) -> None:
+        self.settled(self.unsettled[which % len(self.unsettled)], words, learns, unnamed)
+
+    def settled(self, taken: Taken, words: list[Outcome], learns: bool, unnamed: int) -> None:
+        self.unsettled.remove(taken)
         places = sorted((context, key) for key, rows in taken.claim.items.items() for context in rows)
         endings = [
             self.ending(taken, place, word, learns) for place, word in list(zip(places, words, strict=False))[unnamed:]
@@ -323,6 +349,7 @@ class Laws(RuleBasedStateMachine):
         row, word = self.rows[place], ending.outcome
         self.learnt(row, place, taken, ending)
         dirty = row.claimed is not None and row.asked > row.claimed
+        row.looks = taken.claim.items[ending.key][ending.context].looks
         row.ended = self.clock
         row.tried = not isinstance(word, Released) and not (isinstance(word, Postponed) and word.scope == "store")
         waited = row.status == "waiting"
@@ -370,13 +397,14 @@ class Laws(RuleBasedStateMachine):
             row.heard = row.heard and (dirty or (isinstance(word, Done) and word.look_again is not None))
             row.since = row.dirty if dirty else None
             if dirty:
-                row.looks = 0
                 row.work, row.due = "p", None
                 if row.status == "dead":
                     assert wait is not None
                     row.work, row.due = "s", self.clock + min(wait, DEAD_PAUSE)
             elif isinstance(word, Done) and word.look_again is not None:
                 row.asked += 1
+        if dirty and not keeps and row.status != "unknown":
+            row.looks = 0
         if not keeps:
             row.claimed, row.dirty = None, None
 
@@ -397,18 +425,29 @@ class Laws(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from((50.0, 100.0, 600.0, 4000.0)))
     def time_passes(self, seconds: float) -> None:
+        self.time_passed(seconds)
+
+    def time_passed(self, seconds: float) -> None:
         self.cell.pass_time(seconds)
         self.clock += seconds
 
+    @precondition(lambda self: self.some("s"))
     @rule()
     def the_next_is_due(self) -> None:
+        self.until_the_next_is_due()
+
+    def until_the_next_is_due(self) -> None:
         waits = [row.due - self.clock for row in self.rows.values() if row.due is not None and row.due > self.clock]
         if waits:
-            self.time_passes(50.0 * math.ceil(min(waits) / 50.0))
-            self.what_is_due_ripens()
+            self.time_passed(50.0 * math.ceil(min(waits) / 50.0))
+        self.ripened()
 
+    @precondition(lambda self: self.some("s"))
     @rule()
     def what_is_due_ripens(self) -> None:
+        self.ripened()
+
+    def ripened(self) -> None:
         self.ledgers[1].ripen()
         for row in self.rows.values():
             if row.work == "s" and row.due is not None and row.due <= self.clock:
@@ -418,10 +457,12 @@ class Laws(RuleBasedStateMachine):
                 row.work, row.due = "p", None
                 row.since = self.clock if row.since is None else row.since
 
+    @precondition(lambda self: self.taken)
     @rule()
     def leases_expire(self) -> None:
         self.lost([taken for taken in self.taken if taken.until <= self.clock])
 
+    @precondition(lambda self: self.taken)
     @rule(who=st.integers(0, 1))
     def a_worker_dies(self, who: int) -> None:
         gone = self.ledgers[who]
@@ -444,6 +485,7 @@ class Laws(RuleBasedStateMachine):
             taken.alive = False
             self.taken.remove(taken)
 
+    @precondition(lambda self: any(row.status == "parked" for row in self.rows.values()))
     @rule(on=st.sampled_from(("publication:7", "mapping:9")))
     def what_it_was_parked_on_changes(self, on: str) -> None:
         parked = self.cell.sql(
@@ -456,6 +498,7 @@ class Laws(RuleBasedStateMachine):
             assert self.rows[context, key].status == "parked"
             self.asked((context, key), 2, heard=False)
 
+    @precondition(lambda self: any(row.status == "delayed" for row in self.rows.values()))
     @rule()
     def a_circuit_closes(self) -> None:
         late = [
@@ -471,6 +514,7 @@ class Laws(RuleBasedStateMachine):
             )
             self.rows[context, key].due = self.clock + 40.0
 
+    @precondition(lambda self: self.gates)
     @rule()
     def operators_open_every_gate(self) -> None:
         for gate in self.ledgers[0].gates():
@@ -478,6 +522,9 @@ class Laws(RuleBasedStateMachine):
         self.gates.clear()
 
     # ------------------------------------------------------------ what must always hold
+
+    def some(self, work: str) -> bool:
+        return any(row.work == work for row in self.rows.values())
 
     def shut(self, context: str) -> bool:
         return any(gate[0] == context and reopens > self.clock for gate, reopens in self.gates.items())
@@ -508,7 +555,7 @@ class Laws(RuleBasedStateMachine):
                 row.heard,
                 row.looks,
             ]
-            assert seen[:9] == said, f"{context} {key}"
+            assert seen[:9] == said, f"{context} {key}: {seen[:9]}, not {said}"
             assert (seen[9] is None) == (row.since is None), f"{context} {key}: pending since"
             if row.since is not None:
                 assert abs(seen[9] - (self.clock - row.since)) < SLACK, f"{context} {key}: pending since when"
@@ -553,7 +600,7 @@ def test_whatever_happens_in_whatever_order_the_laws_hold(machine: type[Laws]) -
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40,
+            max_examples=50,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,
