@@ -20,14 +20,13 @@ from typing import Any
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
-from hub import messages
+from hub.conservation import Interval, conserved
 from hub.db import StorageAway, StorageRefused, retrying, translated
 from hub.errors import Problem
-from hub.model import Ask, BindingState, LotOutcome, Row, Urgency, Written
+from hub.model import Ask, Claim, LotOutcome, Row, Urgency, Written
 from hub.outcome import (
     Done,
     Ending,
-    Failed,
     Locked,
     NextRow,
     Outcome,
@@ -35,10 +34,9 @@ from hub.outcome import (
     Postponed,
     Refused,
     Released,
-    Unknown,
     Waiting,
 )
-from hub.privacy import masked
+from hub.remembering import bind, remember, tell
 
 log = logging.getLogger("hub.ledger")
 
@@ -232,25 +230,6 @@ from taken t left join answers a on a.store = %(store)s and a.context = t.contex
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """The keys one attempt has taken: rows by key and context, all under leases of one lane.
-
-    `begun` gathers the (context, key) whose intent this attempt has committed.
-    """
-
-    id: int
-    store: int
-    context: str
-    lane: str
-    seconds: float
-    items: Mapping[str, Mapping[str, Row]]
-    begun: set[tuple[str, str]] = field(default_factory=set)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-
-@dataclass(frozen=True, slots=True)
 class Settled:
     """What a settle did: keys that were no longer ours, pairs to wake, keys that died."""
 
@@ -271,20 +250,6 @@ class Gate:
     why: str
     since: str
     reopens_in: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """The two sides of one conservation law."""
-
-    name: str
-    left: int
-    right: int
-
-    @property
-    def holds(self) -> bool:
-        """Both sides are equal."""
-        return self.left == self.right
 
 
 @dataclass(slots=True)
@@ -505,9 +470,9 @@ class Ledger:
                     """,
                     ([place[0] for place in back], [place[1] for place in back], claim.store, claim.id),
                 )
-            _remember(db, claim, ours)
-            _bind(db, claim, ours)
-            _tell(db, claim, _alarmed(db, claim, ours))
+            remember(db, claim, ours)
+            bind(db, claim, ours)
+            tell(db, claim, _alarmed(db, claim, ours))
             asked = db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), asks, self.slot)) if asks else None
             if any(not isinstance(ending.outcome, (Locked, Postponed, Released)) for ending, _ in ours):
                 db.execute(
@@ -732,51 +697,7 @@ class Ledger:
         All counts are of one snapshot, so the check may run beside full traffic.
         """
         with translated(), self.pool.connection() as db, db.transaction():
-            db.execute("set transaction isolation level repeatable read, read only")
-            row = db.execute(
-                """
-                select coalesce(sum(received), 0), coalesce(sum(quarantined + ignored + accepted), 0),
-                       coalesce(sum(requested), 0), coalesce(sum(coalesced + enqueued), 0),
-                       coalesce(sum(enqueued), 0), coalesce(sum(finished), 0),
-                       count(*) filter (where requested <> coalesced + enqueued
-                                           or received <> quarantined + ignored + accepted)
-                from counters
-                """
-            ).fetchone()
-            assert row is not None  # noqa: S101 – an aggregate always returns a row
-            laws = [
-                Interval("received = quarantined + ignored + accepted", int(row[0]), int(row[1])),
-                Interval("requested = coalesced + enqueued", int(row[2]), int(row[3])),
-                Interval("sources out of balance", int(row[6]), 0),
-            ]
-            if recount:
-                counted = db.execute(
-                    """
-                    select coalesce(sum(asked - answered), 0),
-                           count(*) filter (where asked > answered and work = 'i'),
-                           count(*) filter (where work = 'h' and not exists (
-                             select from leases l join claims c on c.id = l.claim
-                             where l.claim = s.claim and l.store = s.store and l.key = s.key)),
-                           count(*) filter (where work = 's' and due_at is null),
-                           count(*) filter (where asked = answered and work in ('p', 'h'))
-                    from states s
-                    """
-                ).fetchone()
-                leases = db.execute(
-                    """
-                    select count(*) from leases l where not exists (select from claims c where c.id = l.claim)
-                    """
-                ).fetchone()
-                assert counted is not None and leases is not None  # noqa: S101, PT018 – aggregates
-                laws += [
-                    Interval("enqueued - finished = asked - answered", int(row[4]) - int(row[5]), int(counted[0])),
-                    Interval("unanswered rows at rest", int(counted[1]), 0),
-                    Interval("held rows without a lease", int(counted[2]), 0),
-                    Interval("scheduled rows without a time", int(counted[3]), 0),
-                    Interval("pending rows that nobody asked for", int(counted[4]), 0),
-                    Interval("leases without a claim", int(leases[0]), 0),
-                ]
-        return laws
+            return conserved(db, recount=recount)
 
 
 _SETTLE = """
@@ -872,172 +793,6 @@ def _release_lock(store: int, parked_on: str) -> str:
 
 def _is_lot(ticket: str) -> bool:
     return ticket.startswith("lot:")
-
-
-def _remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]]) -> None:
-    """Keep in `answers` what the endings taught, and wipe what they make untrue; an unchanged row is not touched."""
-    words: list[tuple[Any, ...]] = []
-    known: dict[tuple[str, str], str | None] = {}
-    undone: set[tuple[str, str]] = set()
-    for ending, row in ours:
-        before = claim.items[ending.key].get(ending.context) or Row(ending.context, ending.key, 0)
-        outcome, place = ending.outcome, (ending.context, ending.key)
-        for context, value in ending.confirmed.items():
-            known[context, ending.key] = json.dumps(value)
-        # An intent that was open before this attempt stays in doubt until the marketplace answers for good; one of
-        # this attempt also does when its answer may have been lost, or is still to come.
-        if before.intent is not None:
-            if ending.definite:
-                known.setdefault(place, None)
-        elif place in claim.begun and (ending.definite or not isinstance(outcome, (Failed, Unknown, Waiting))):
-            undone.add(place)
-        if _says_nothing(ending, before):
-            continue
-        words.append(
-            (
-                *place,
-                json.dumps([problem.as_json() for problem in ending.problems]),
-                outcome.why if isinstance(outcome, (Failed, Unknown, Postponed, Locked)) else None,
-                _ticket(outcome, before, row),
-                outcome.on if isinstance(outcome, Parked) else None,
-                outcome.version if isinstance(outcome, Parked) else None,
-                _refused_hash(outcome, before),
-            )
-        )
-    if words:
-        words.sort(key=lambda row: row[:2])
-        db.execute(
-            """
-            insert into answers as a (store, context, key, problems, why, ticket, parked_on, parked_version, input_hash)
-            select %s, * from unnest(%s::text[], %s::text[], %s::jsonb[], %s::text[], %s::text[], %s::text[],
-                                     %s::int8[], %s::text[])
-            on conflict (store, context, key) do update set
-              problems = excluded.problems, why = excluded.why, ticket = excluded.ticket,
-              parked_on = excluded.parked_on, parked_version = excluded.parked_version,
-              input_hash = excluded.input_hash
-            """,
-            (claim.store, *([row[column] for row in words] for column in range(8))),
-        )
-    gone = sorted(undone - known.keys())
-    if gone:
-        db.execute(
-            """
-            update answers a set intent = null, reference = null, intent_at = null
-            from unnest(%s::text[], %s::text[]) as u(context, key)
-            where a.store = %s and a.context = u.context and a.key = u.key
-            """,
-            ([place[0] for place in gone], [place[1] for place in gone], claim.store),
-        )
-    if known:
-        values = sorted(known.items())
-        db.execute(
-            """
-            insert into answers as a (store, context, key, confirmed, confirmed_at)
-            select %s, v.context, v.key, v.value, now()
-            from unnest(%s::text[], %s::text[], %s::jsonb[]) as v(context, key, value)
-            on conflict (store, context, key) do update set confirmed = excluded.confirmed, confirmed_at = now(),
-              intent = null, reference = null, intent_at = null
-            """,
-            (
-                claim.store,
-                [place[0] for place, _ in values],
-                [place[1] for place, _ in values],
-                [value for _, value in values],
-            ),
-        )
-
-
-def _says_nothing(ending: Ending, before: Row) -> bool:
-    """There is nothing to write down about the row, or what is written there still holds."""
-    match ending.outcome:
-        case Done():
-            return not (before.marked or ending.problems)
-        case Refused(input_hash=same):
-            return same is not None and same == before.input_hash and not ending.problems  # not sent again (RES-13)
-        case Released() | Postponed(scope="store"):
-            return True
-        case _:
-            return False
-
-
-def _refused_hash(outcome: Outcome, before: Row) -> str | None:
-    """The input that is not sent again; an attempt that said nothing about it leaves it as it was."""
-    if isinstance(outcome, Refused):
-        return outcome.input_hash
-    return before.input_hash if isinstance(outcome, (Failed, Unknown, Postponed, Locked)) else None
-
-
-def _ticket(outcome: Outcome, before: Row, row: NextRow) -> str | None:
-    """The receipt to keep: a new one, or the old one while its answer could not be fetched."""
-    if isinstance(outcome, Waiting):
-        return outcome.ticket
-    return before.ticket if row.status == "waiting" else None
-
-
-def _bind(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]]) -> None:
-    """Keep the pairs VTEX SKU ↔ listing; a deleted listing takes its snapshots with it (7.5)."""
-    for ending, _ in ours:
-        binding = ending.binding
-        if binding is None:
-            continue
-        if binding.state is BindingState.DELETED:
-            db.execute("delete from bindings where store = %s and sku = %s", (claim.store, binding.sku))
-            db.execute(
-                """
-                update answers set confirmed = null, intent = null, reference = null, intent_at = null
-                where store = %s and key = %s and context in ('catalog', 'price', 'stock')
-                """,
-                (claim.store, binding.sku),
-            )
-            continue
-        db.execute(
-            """
-            insert into bindings (store, sku, product, remote_id, link, state) values (%s, %s, %s, %s, %s, %s)
-            on conflict (store, sku) do update set product = excluded.product, remote_id = excluded.remote_id,
-              link = excluded.link, state = excluded.state, changed_at = now()
-            """,
-            (claim.store, binding.sku, binding.product, binding.remote_id, binding.link, binding.state.value),
-        )
-
-
-def _tell(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]]) -> None:
-    """One row of `interactions` per story, masked (LOG-09); the log status follows from the code (vtex.md 15).
-
-    The stories of one attempt are a microsecond apart, so that they are read in the order in which they were told.
-    """
-    rows = [
-        (
-            ending.context,
-            ending.key,
-            story.operation,
-            story.direction,
-            story.code,
-            messages.entry(story.code).status,
-            row.attempts,
-            *(
-                None if tree is None else json.dumps(masked(tree))
-                for tree in (story.source, story.translated, story.destination)
-            ),
-            json.dumps(masked([problem.as_json() for problem in story.problems])),
-            json.dumps(masked(story.params)),
-        )
-        for ending, row in ours
-        for story in ending.stories
-    ]
-    if rows:
-        db.execute(
-            """
-            insert into interactions (store, context, key, operation, direction, code, status, attempt, source,
-                                      translated, destination, problems, params, at)
-            select %s, s.context, s.key, s.operation, s.direction, s.code, s.status, s.attempt, s.source,
-                   s.translated, s.destination, s.problems, s.params, now() + s.place * interval '1 microsecond'
-            from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int[],
-                        %s::jsonb[], %s::jsonb[], %s::jsonb[], %s::jsonb[], %s::jsonb[]) with ordinality
-              as s(context, key, operation, direction, code, status, attempt, source, translated, destination,
-                   problems, params, place)
-            """,
-            (claim.store, *([row[column] for row in rows] for column in range(12))),
-        )
 
 
 def _alarmed(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]]) -> list[tuple[Ending, NextRow]]:

@@ -78,6 +78,25 @@ class Row:
     resolved: LotOutcome | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The keys one attempt has taken: rows by key and context, all under leases of one lane.
+
+    `begun` gathers the (context, key) whose intent this attempt has committed.
+    """
+
+    id: int
+    store: int
+    context: str
+    lane: str
+    seconds: float
+    items: Mapping[str, Mapping[str, Row]]
+    begun: set[tuple[str, str]] = field(default_factory=set)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
 class BindingState(StrEnum):
     """Where a listing stands on the marketplace, as far as the hub knows."""
 

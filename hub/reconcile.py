@@ -21,9 +21,9 @@ from hub.contexts.step import OPERATIONS as CATALOG_OPERATIONS
 from hub.contexts.step import TO_MARKETPLACE, Item, Send, Step, awaited
 from hub.db import StorageAway
 from hub.errors import AuthLost, HubError, LeaseLost, MapperAway, NotNow, Problem, Refusal, Unavailable, UnknownOutcome
-from hub.ledger import Claim, Ledger, Pair
+from hub.ledger import Ledger, Pair
 from hub.limits import Room
-from hub.model import Row, Story, Urgency
+from hub.model import Claim, Row, Story, Urgency
 from hub.outcome import Ending, Failed, Locked, NextRow, Outcome, Postponed, Refused, Released, Unknown, Waiting, settle
 from hub.ports import Link
 from hub.settings import ContextSettings

@@ -19,13 +19,14 @@ from psycopg_pool import ConnectionPool
 from hub.db import translated
 from hub.errors import Problem
 from hub.integration import integration_answer
-from hub.ledger import NOTICES_AND_ENQUEUE, Claim, Pair, enqueue_parameters
+from hub.ledger import NOTICES_AND_ENQUEUE, Pair, enqueue_parameters
 from hub.model import (
     Address,
     Ask,
     Binding,
     BindingState,
     Buyer,
+    Claim,
     IntegrationAnswer,
     LotOutcome,
     LotResult,

@@ -15,7 +15,8 @@ LAYERS = (
     ("hub.contexts",),
     ("hub.wires", "hub.limits", "hub.circuits", "hub.transport"),
     ("hub.vtex", "hub.mapper", "hub.marketplaces"),
-    ("hub.db", "hub.private_file", "hub.settings", "hub.stores", "hub.ledger", "hub.states"),
+    ("hub.db", "hub.private_file", "hub.settings", "hub.stores"),
+    ("hub.conservation", "hub.remembering", "hub.ledger", "hub.states"),
     ("hub.links", "hub.reconcile"),
 )
 """Who may import whom: a module imports its own row and those above it. What is not named may import all of them."""
