@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from hub.contexts import CONTEXTS, Context
+from hub.contexts import ABOUT_SKUS, CONTEXTS, Context
 from hub.contexts.step import OPERATIONS as CATALOG_OPERATIONS
 from hub.contexts.step import TO_MARKETPLACE, Item, Send, Step, awaited
 from hub.db import StorageAway
@@ -193,6 +193,8 @@ class _Attempt:
     def run(self) -> list[Ending]:
         """Every claimed row's ending."""
         items = [Item(key, rows) for key, rows in self.claim.items.items()]
+        if self.context.name in ABOUT_SKUS and isinstance(self.link.states, StoreStates):
+            self.link.states.prepare(list(self.claim.items))
         endings: list[Ending] = []
         steps: list[Step] = []
         for decided in self._each(self._look, items):

@@ -70,15 +70,31 @@ class LotEntry:
     line: bytes
 
 
+_BINDINGS = "select sku, remote_id, state, link, product from bindings"
+
+
+def _binding(row: Sequence[Any]) -> Binding:
+    return Binding(row[0], row[1], BindingState(row[2]), row[3], row[4])
+
+
 @dataclass(slots=True)
 class StoreStates:
-    """`hub.ports.States` of one store. `slot` is the process's counter slot."""
+    """`hub.ports.States` of one store, for one attempt. `slot` is the process's counter slot.
+
+    What `prepare` has read for the claimed SKUs is answered from memory: under their leases nobody else changes it, and
+    what may still move (a mapping, a registration) asks again by itself when it does.
+    """
 
     pool: ConnectionPool[Connection[tuple[Any, ...]]]
     store: int
     box: SecretBox
     slot: int = 0
     touched: set[Pair] = field(default_factory=set)
+    _prepared: frozenset[str] = frozenset()
+    _bindings: dict[str, Binding] = field(default_factory=dict)
+    _statuses: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _confirmed: dict[tuple[str, str], Any] = field(default_factory=dict)
+    _mapped: dict[str, MappedCategory] = field(default_factory=dict)
 
     @contextmanager
     def _db(self) -> Iterator[Connection[tuple[Any, ...]]]:
@@ -87,22 +103,43 @@ class StoreStates:
 
     # ---------------------------------------------------------------- listings
 
+    def prepare(self, skus: Sequence[str]) -> None:
+        """Read in one trip what an attempt will ask of these SKUs: pairs, catalogue rows, what is confirmed."""
+        chosen = list(skus)
+        with self._db() as db, db.pipeline():
+            bindings = db.execute(f"{_BINDINGS} where store = %s and sku = any(%s)", (self.store, chosen))
+            rows = db.execute(
+                "select key, work, status from states where store = %s and context = 'catalog' and key = any(%s)",
+                (self.store, chosen),
+            )
+            confirmed = db.execute(
+                "select context, key, confirmed from answers where store = %s and key = any(%s)"
+                " and context in ('catalog', 'price', 'stock') and intent is null and confirmed is not null",
+                (self.store, chosen),
+            )
+            self._bindings = {row[0]: _binding(row) for row in bindings.fetchall()}
+            self._statuses = {row[0]: (row[1], row[2]) for row in rows.fetchall()}
+            self._confirmed = {(row[0], row[1]): row[2] for row in confirmed.fetchall()}
+        self._prepared = frozenset(chosen)
+
     def binding(self, sku: str) -> Binding | None:
         """The listing of a SKU, `None` while it has none."""
+        if sku in self._prepared:
+            return self._bindings.get(sku)
         with self._db() as db:
-            row = db.execute(
-                "select sku, remote_id, state, link, product from bindings where store = %s and sku = %s",
-                (self.store, sku),
-            ).fetchone()
-        return Binding(row[0], row[1], BindingState(row[2]), row[3], row[4]) if row else None
+            row = db.execute(f"{_BINDINGS} where store = %s and sku = %s", (self.store, sku)).fetchone()
+        return _binding(row) if row else None
 
     def mapped(self, category: str) -> MappedCategory:
         """The marketplace category for a VTEX category; an unmapped one has version 0."""
+        if category in self._mapped:
+            return self._mapped[category]
         with self._db() as db:
             row = db.execute(
                 "select remote, version from mappings where store = %s and category = %s", (self.store, category)
             ).fetchone()
-        return MappedCategory(category, row[0] if row else None, int(row[1]) if row else 0)
+        found = MappedCategory(category, row[0] if row else None, int(row[1]) if row else 0)
+        return self._mapped.setdefault(category, found)
 
     def keep_mapping(self, category: str, remote: str) -> MappedCategory:
         """Keep what the seller's mapper said of a category that the table lacks; a row that came meanwhile wins."""
@@ -114,10 +151,13 @@ class StoreStates:
                 """,
                 (self.store, category, remote),
             )
+        self._mapped.pop(category, None)
         return self.mapped(category)
 
     def row_status(self, context: str, key: str) -> tuple[str, str] | None:
         """(`work`, `status`) of another row of this store, `None` when there is none."""
+        if context == "catalog" and key in self._prepared:
+            return self._statuses.get(key)
         with self._db() as db:
             row = db.execute(
                 "select work, status from states where store = %s and context = %s and key = %s",
@@ -127,6 +167,8 @@ class StoreStates:
 
     def confirmed(self, context: str, key: str) -> Any:
         """What the marketplace is known to show; `None` while a write is in doubt."""
+        if key in self._prepared:
+            return self._confirmed.get((context, key))
         with self._db() as db:
             row = db.execute(
                 "select confirmed from answers where store = %s and context = %s and key = %s and intent is null",

@@ -52,6 +52,9 @@ def _lot_lane(_manifest: Manifest) -> str:
     return "lot"
 
 
+ABOUT_SKUS = frozenset({"catalog", "price", "stock"})
+"""Contexts whose keys are SKU ids."""
+
 CONTEXTS: Mapping[str, Context] = {
     context.name: context
     for context in (
