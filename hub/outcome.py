@@ -170,15 +170,15 @@ def settle(row: Row, outcome: Outcome, plan: Plan, chance: float) -> NextRow:
         case Done(look_again=None):
             return NextRow("done", "i", 0)
         case Done(look_again=wait):
-            return NextRow("done", "s", 0, wait=wait, again=True, looks=min(row.looks + 1, 99))
+            return NextRow("done", "s", 0, wait=max(0.0, wait), again=True, looks=min(row.looks + 1, 99))
         case Waiting(wait=wait):
-            return NextRow("waiting", "s", spent, wait=wait, final=False, keeps_claim=True, looks=row.looks)
+            return NextRow("waiting", "s", spent, wait=max(0.0, wait), final=False, keeps_claim=True, looks=row.looks)
         case Parked():
             return NextRow("parked", "s", spent, wait=plan.recheck)
         case Refused():
             return NextRow("refused", "i", spent)
         case Postponed(scope="key", wait=wait):
-            return NextRow("delayed", "s", spent, wait=wait, final=False, looks=row.looks)
+            return NextRow("delayed", "s", spent, wait=max(0.0, wait), final=False, looks=row.looks)
         case Postponed() | Released():
             return NextRow(row.status, "p", spent, final=False, looks=row.looks)
         case Locked():
@@ -215,6 +215,6 @@ def _still_waiting(outcome: Outcome, spent: int, plan: Plan, chance: float) -> N
             wait = delay(plan.delays, spent, plan.jitter, chance)
             return NextRow("waiting", "s", spent + 1, wait=wait, final=False, keeps_claim=True)
         case Postponed(scope="key", wait=wait):
-            return NextRow("waiting", "s", spent, wait=wait, final=False, keeps_claim=True)
+            return NextRow("waiting", "s", spent, wait=max(0.0, wait), final=False, keeps_claim=True)
         case _:
             return NextRow("waiting", "p", spent, final=False, keeps_claim=True)
