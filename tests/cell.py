@@ -234,6 +234,7 @@ class Cell:
     directory: Path
     intake_url: str = ""
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    shops: list[Shop] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.pool = open_pool(self.settings.database_url, self.settings.schema, name="tests", max_size=4)
@@ -353,7 +354,16 @@ class Cell:
         if mapped:
             shop.map_category("1", CATEGORIES[0])
         until(lambda: self._serving(slug), seconds=15, why=f"no worker serves {slug}")
+        self.shops.append(shop)
         return shop
+
+    def close_shops(self, kept: int = 0) -> None:
+        """Remove all stores but the first `kept`: a store nobody looks at any more would go on working."""
+        registered = {store.slug for store in self.registry.all()} if len(self.shops) > kept else set()
+        while len(self.shops) > kept:
+            shop = self.shops.pop()
+            if shop.slug in registered:
+                self.registry.remove(shop.slug, "tests", "its test has ended")
 
     def _serving(self, slug: str) -> bool:
         answer = requests.post(

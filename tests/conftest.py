@@ -113,3 +113,13 @@ def own_cell(valkey: Valkey, postgres: Postgres, migrated_template: str, tmp_pat
     copies = copied(postgres, migrated_template)
     with running_cell(valkey, postgres, next(copies), tmp_path) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _no_store_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Stores of a shared cell are removed after each test: their polls and second looks would slow the others down."""
+    cells = [request.getfixturevalue(name) for name in ("cell", "patient_cell") if name in request.fixturenames]
+    counts = [len(one.shops) for one in cells]
+    yield
+    for one, count in zip(cells, counts, strict=True):
+        one.close_shops(count)
