@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from celery import bootsteps
+from celery.apps.worker import Worker
+from celery.exceptions import SecurityWarning
+from celery.worker import WorkController
 from celery.worker.consumer import Consumer
 
+from hub.contexts import CONTEXTS
 from hub.db import StorageAway, open_pool
 from hub.ledger import Ledger
 from hub.links import Links
@@ -109,6 +115,8 @@ class Attempts:
             link = self._links.get(slug)
             if link is None:
                 return f"{slug}.{context}: the store is not registered (any more)"
+            if context not in CONTEXTS:
+                return f"{slug}.{context}: this version has no such context; its keys stay as they are"
             report = self._reconciler.attempt(link, context, first=first)
         finally:
             del self._running[token]
@@ -160,6 +168,21 @@ class StoreQueues(bootsteps.StartStopStep):
         self._served = set(wanted)
 
 
+class DiscreetWorker(Worker):
+    """Celery's worker without its banner, and without the signal that prints every thread's local variables."""
+
+    def on_before_init(self, quiet: bool = True, **kwargs: Any) -> None:
+        """Nothing but our own log; a warning of the superuser is about pickle, which is not accepted here."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SecurityWarning)
+            super().on_before_init(quiet=quiet, **kwargs)
+
+    def install_platform_tweaks(self, worker: WorkController) -> None:
+        """Celery answers SIGUSR1 with the variables of all threads: credentials and personal data among them."""
+        super().install_platform_tweaks(worker)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
 def run(settings: Settings, box: SecretBox, *, pools: Sequence[str], shards: frozenset[int], lane: Lane) -> int:
     """Serve the first or the further wake-ups of these pools until SIGTERM; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -196,7 +219,8 @@ def run(settings: Settings, box: SecretBox, *, pools: Sequence[str], shards: fro
     StoreQueues.wanted = staticmethod(wanted)
     app.steps["consumer"].add(StoreQueues)
     app.conf.task_queues = [queue(one) for one in sorted(wanted())] or [queue(f"{pools[0]}.idle")]
-    worker = app.Worker(
+    worker = DiscreetWorker(
+        app=app,
         hostname=name,
         pool_cls="threads",
         concurrency=threads,

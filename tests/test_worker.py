@@ -1,0 +1,71 @@
+"""The worker process: what it answers to a wake-up it cannot follow, and what it never prints."""
+
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+
+import pytest
+
+from hub.reconcile import Report
+from tasks.worker import Attempts
+
+
+class Nobody:
+    """Links, reconciler and waker of a worker that knows one store."""
+
+    def get(self, slug):
+        return object() if slug == "acme-mkt" else None
+
+    def names(self):
+        return {1: "acme-mkt"}
+
+    def attempt(self, _link, context, *, first):
+        return Report("acme-mkt", context, Counter(done=int(first)))
+
+    def hold(self, running):
+        self.running = list(running)
+
+    def give(self, _slug, _context, _token):
+        return False
+
+    def wake(self, pairs, **_how):
+        self.woken = list(pairs)
+
+
+@pytest.mark.parametrize(
+    ("slug", "context", "sentence"),
+    [
+        ("acme-mkt", "stock", "acme-mkt.stock: 1 done"),
+        ("acme-mkt", "telepathy", "acme-mkt.telepathy: this version has no such context; its keys stay as they are"),
+        ("gone-mkt", "stock", "gone-mkt.stock: the store is not registered (any more)"),
+    ],
+)
+def test_every_wake_up_is_answered_with_a_sentence(slug, context, sentence):
+    nobody = Nobody()
+    assert Attempts(nobody, nobody, nobody).run(slug, context, "token", first=True) == sentence
+
+
+def test_a_worker_prints_no_banner_no_warning_and_no_variables_of_its_threads():
+    program = """
+        import os, signal
+        from celery import Celery
+        from tasks.worker import DiscreetWorker
+
+        app = Celery("hub", broker="memory://", set_as_current=False)
+        app.conf.update(worker_hijack_root_logger=False, worker_redirect_stdouts=False)
+
+        def work():
+            token = "open-sesame"
+            worker = DiscreetWorker(app=app, pool_cls="threads", concurrency=1)
+            worker.blueprint.start = lambda parent: parent.on_start()
+            worker.start()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            print("worked on with a", type(token).__name__)
+
+        work()
+    """
+    told = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert told.stdout + told.stderr == "worked on with a str\n"
