@@ -16,8 +16,9 @@ from threading import Lock
 from typing import Any
 
 import redis
+from amqp.exceptions import AMQPError
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
 
 from hub.settings import Settings
 from tasks.app import ATTEMPT, Lane, dead_queue, queue, queue_for
@@ -90,7 +91,7 @@ class Waker:
             return 0
         try:
             sent = self._wake(chosen, wanted, further)
-        except (redis.RedisError, OperationalError, OSError) as fault:
+        except (redis.RedisError, KombuError, AMQPError, OSError) as fault:
             self._complain(fault)
             return 0
         self.pushed += sent
@@ -145,7 +146,7 @@ class Waker:
                     retry=False,
                     **message.properties,
                 )
-        except (OperationalError, OSError) as fault:
+        except (redis.RedisError, KombuError, AMQPError, OSError) as fault:
             self._complain(fault)
 
     def hold(self, running: Iterable[tuple[str, str, str]]) -> None:
@@ -202,7 +203,7 @@ class Waker:
                         retry=False,
                     )
             self._redis.set(stamp, digest)
-        except (redis.RedisError, OperationalError, OSError) as fault:
+        except (redis.RedisError, KombuError, AMQPError, OSError) as fault:
             self._complain(fault)
 
     def close(self) -> None:

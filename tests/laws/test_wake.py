@@ -1,0 +1,235 @@
+"""Wake-ups: bounded by what waits and what runs, never lost for good, and never a reason to fail."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import fakeredis
+import pytest
+import redis
+
+from hub.settings import Settings
+from tasks.app import dead_queue, make_app, queue_for
+from tasks.wake import _GIVE, _HOLD, _TAKE, Waker
+
+PAIR = ("acme", "stock")
+
+
+def settings_for(url: str, prefix: str = "hub") -> Settings:
+    env = {"REDIS_URL": url, "DATABASE_URL": "postgresql://hub@127.0.0.1:1/hub", "HUB_PREFIX": prefix}
+    return Settings.load(env=env)
+
+
+class Broker:
+    """What a test sees of the broker, and what a worker would do with it."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self.settings = settings_for(url, prefix)
+        self.waker = Waker(self.settings, make_app(self.settings))
+        self.redis: Any = redis.Redis.from_url(url)
+        self.prefix = prefix
+        self.cap = self.settings.contexts["stock"].cap
+
+    def waiting(self, lane: str = "first") -> int:
+        name = queue_for(self.settings, *PAIR, lane)  # type: ignore[arg-type]
+        return int(self.redis.llen(f"{self.prefix}:{name}"))
+
+    def tokens(self) -> list[str]:
+        found = self.redis.keys(f"{self.prefix}:wake:*tokens")
+        return [token.decode() for key in found for token in self.redis.zrange(key, 0, -1)]
+
+    def lapse(self) -> None:
+        """Let every token be of long ago."""
+        for key in self.redis.keys(f"{self.prefix}:wake:*tokens"):
+            for token in self.redis.zrange(key, 0, -1):
+                self.redis.zadd(key, {token: 1})
+
+
+@pytest.fixture
+def broker(redis_url: tuple[str, str]) -> Iterator[Broker]:
+    opened = Broker(*redis_url)
+    yield opened
+    opened.waker.close()
+    opened.redis.close()
+
+
+def test_a_pair_at_rest_is_woken_on_its_own_queue_and_a_busy_one_on_the_other(broker: Broker) -> None:
+    assert broker.waker.wake([PAIR]) == 1
+    assert (broker.waiting("first"), broker.waiting("more")) == (1, 0)
+    assert broker.waker.wake([PAIR]) == 1
+    assert (broker.waiting("first"), broker.waiting("more")) == (1, 1)
+
+
+def test_a_continuation_goes_to_the_unreserved_threads_even_when_nothing_else_runs(broker: Broker) -> None:
+    broker.waker.wake([PAIR], further=True)
+    assert (broker.waiting("first"), broker.waiting("more")) == (0, 1)
+
+
+def test_a_backlog_of_any_size_is_never_more_than_the_cap(broker: Broker) -> None:
+    assert broker.waker.wake([PAIR], wanted=100_000) == broker.cap
+    assert broker.waker.wake([PAIR], wanted=100_000) == 0
+    assert broker.waiting("first") + broker.waiting("more") == broker.cap
+
+
+def test_the_cap_counts_what_runs_and_not_only_what_waits(broker: Broker) -> None:
+    broker.waker.wake([PAIR], wanted=broker.cap)
+    broker.redis.delete(f"{broker.prefix}:{queue_for(broker.settings, *PAIR)}")
+    broker.redis.delete(f"{broker.prefix}:{queue_for(broker.settings, *PAIR, 'more')}")
+    assert broker.waker.wake([PAIR]) == 0, "workers took the messages and are still at it"
+
+
+def test_threads_that_wake_together_never_pass_the_cap(broker: Broker) -> None:
+    threads = [threading.Thread(target=lambda: broker.waker.wake([PAIR], wanted=3)) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(broker.tokens()) == broker.cap
+    assert broker.waiting("first") + broker.waiting("more") == broker.cap
+
+
+def test_whoever_ends_after_a_refused_wake_up_is_told_to_send_one(broker: Broker) -> None:
+    broker.waker.wake([PAIR], wanted=broker.cap)
+    token = broker.tokens()[0]
+    assert broker.waker.wake([PAIR]) == 0
+    assert broker.waker.give(*PAIR, token), "the demand came between the last look and the end"
+    assert broker.waker.wake([PAIR], further=True) == 1
+
+
+def test_an_end_without_a_refusal_wakes_nobody(broker: Broker) -> None:
+    broker.waker.wake([PAIR])
+    assert not broker.waker.give(*PAIR, broker.tokens()[0])
+    assert broker.tokens() == []
+
+
+def test_a_refusal_is_told_once(broker: Broker) -> None:
+    broker.waker.wake([PAIR], wanted=broker.cap)
+    broker.waker.wake([PAIR])
+    first, second, *_ = broker.tokens()
+    assert broker.waker.give(*PAIR, first)
+    assert not broker.waker.give(*PAIR, second)
+
+
+def test_tokens_of_lost_messages_and_dead_workers_lapse(broker: Broker) -> None:
+    broker.waker.wake([PAIR], wanted=broker.cap)
+    broker.lapse()
+    assert broker.waker.wake([PAIR], wanted=broker.cap) == broker.cap
+
+
+def test_a_running_attempt_keeps_its_token(broker: Broker) -> None:
+    broker.waker.wake([PAIR], wanted=broker.cap)
+    kept = broker.tokens()[0]
+    broker.lapse()
+    broker.waker.hold([(*PAIR, kept)])
+    assert broker.waker.wake([PAIR], wanted=broker.cap) == broker.cap - 1
+    assert kept in broker.tokens()
+
+
+def test_a_brake_wakes_nobody_until_it_is_taken_off(broker: Broker) -> None:
+    broker.waker.brake(*PAIR, 60.0)
+    assert broker.waker.wake([PAIR]) == 0
+    assert broker.waker.wake([("acme", "price")]) == 1, "it holds this pair only"
+    broker.waker.release(*PAIR)
+    assert broker.waker.wake([PAIR]) == 1
+
+
+def test_a_brake_lets_go_by_itself(broker: Broker) -> None:
+    broker.waker.brake(*PAIR, 0.05)
+    deadline = time.monotonic() + 5.0
+    while not broker.waker.wake([PAIR]):
+        assert time.monotonic() < deadline, "the brake is still on"
+
+
+def test_each_message_carries_store_and_context_and_nothing_else(broker: Broker) -> None:
+    broker.waker.wake([PAIR])
+    raw = broker.redis.lindex(f"{broker.prefix}:acme.stock", 0)
+    import base64
+    import json
+
+    message = json.loads(raw)
+    assert json.loads(base64.b64decode(message["body"]))[:2] == [["acme", "stock"], {}]
+    assert message["headers"]["id"] == broker.tokens()[0], "the task's id is the token"
+
+
+def test_a_redis_that_forgot_everything_only_forgets_the_count(broker: Broker) -> None:
+    broker.waker.wake([PAIR], wanted=broker.cap)
+    token = broker.tokens()[0]
+    for key in broker.redis.keys(f"{broker.prefix}:*"):
+        broker.redis.delete(key)
+    assert broker.waker.give(*PAIR, token) is False
+    assert broker.waker.wake([PAIR]) == 1
+
+
+def test_without_redis_nothing_is_woken_and_nothing_is_raised() -> None:
+    settings = settings_for("redis://127.0.0.1:1/0")
+    waker = Waker(settings, make_app(settings))
+    assert waker.wake([PAIR]) == 0
+    assert waker.give(*PAIR, "token") is False
+    waker.hold([(*PAIR, "token")])
+    waker.brake(*PAIR, 1.0)
+    waker.release(*PAIR)
+    waker.mirror_dead(*PAIR, [("7", "E2", "2026-01-01T00:00:00Z")])
+    waker.send("hub.replay", "control.0")
+    waker.close()
+
+
+def test_a_broker_that_is_away_raises_nothing_either(redis_url: tuple[str, str]) -> None:
+    url, prefix = redis_url
+    env = {
+        "REDIS_URL": url,
+        "HUB_BROKER_URL": "amqp://guest:guest@127.0.0.1:1//",
+        "DATABASE_URL": "postgresql://hub@127.0.0.1:1/hub",
+        "HUB_PREFIX": prefix,
+    }
+    settings = Settings.load(env=env)
+    waker = Waker(settings, make_app(settings))
+    assert waker.wake([PAIR]) == 0
+    waker.send("hub.replay", "control.0")
+    waker.close()
+
+
+def test_the_dead_letter_queue_shows_exactly_the_dead_rows(broker: Broker) -> None:
+    name = f"{broker.prefix}:{dead_queue(*PAIR)}"
+    some = [("7", "E2", "2026-01-01T00:00:00Z"), ("8", "V0", "2026-01-01T00:00:00Z")]
+    broker.waker.mirror_dead(*PAIR, some)
+    broker.waker.mirror_dead(*PAIR, some)
+    assert broker.redis.llen(name) == 2
+    broker.waker.mirror_dead(*PAIR, some[:1])
+    assert broker.redis.llen(name) == 1
+    broker.waker.mirror_dead(*PAIR, [])
+    assert broker.redis.llen(name) == 0
+
+
+KEYS = ["tokens", "mark", "brake"]
+
+
+@pytest.fixture(params=["valkey", "fakeredis"])
+def scripts(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The scripts on a real server and on the stand-in: both must mean the same."""
+    if request.param == "fakeredis":
+        yield fakeredis.FakeRedis()
+        return
+    url, prefix = request.getfixturevalue("redis_url")
+    with redis.Redis.from_url(url) as client:
+        for key in KEYS:
+            with suppress(redis.RedisError):
+                client.delete(f"{prefix}{key}")
+        yield client
+
+
+def test_taking_holding_and_giving_mean_the_same_everywhere(scripts: Any) -> None:
+    keys = [f"t-scripts-{time.monotonic_ns()}-{key}" for key in KEYS]
+    take, give, hold = (scripts.register_script(text) for text in (_TAKE, _GIVE, _HOLD))
+    assert take(keys=keys, args=[20_000, 3, 2, "a"]) == [2, 0]
+    assert take(keys=keys, args=[20_000, 3, 2, "b"]) == [1, 2]
+    assert take(keys=keys, args=[20_000, 3, 2, "c"]) == [0, 3]
+    assert hold(keys=keys[:1], args=[15_000, "a1"]) == 1
+    assert give(keys=keys, args=["a1"]) == 1
+    assert give(keys=keys, args=["a2"]) == 0
+    scripts.set(keys[2], "1")
+    assert take(keys=keys, args=[20_000, 3, 2, "d"]) == [0, 0]
+    scripts.delete(*keys)
