@@ -252,6 +252,7 @@ def test_an_answer_that_comes_later_is_pending_until_it_is_asked_for(cell: Cell)
     until(lambda: len([call for call in shop.calls() if call.operation == "feed_read"]) > len(asked))
     assert shop.shown(good) is None
 
+    cell.marketplace.turn(shop.slug, feed_delay=0)
     cell.marketplace.advance(600)
     shop.shows(good, state="active")
     shop.quiet(answered=True)
