@@ -421,7 +421,7 @@ def test_a_price_or_stock_flag_of_an_unpublished_sku_evaluates_its_registration(
     (sku,) = prompt_shop.grow(1)
     prompt_shop.modified(sku, **{flag: True})
     prompt_shop.shows(sku)
-    assert prompt_shop.binding(sku)
+    assert until(lambda: prompt_shop.binding(sku), why="the pair is not kept")
 
 
 @pytest.mark.scenario("NOT-21")
