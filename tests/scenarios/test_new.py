@@ -287,6 +287,7 @@ def test_a_mapper_that_is_down_makes_the_sku_wait_and_its_word_is_asked_for_once
     skus = shop.grow(2)
     shop.modified(skus[0], sku=True)
     shop.shows(skus[0])
+    shop.quiet()
     assert codes(shop, skus[0])[:3] == ["E5", "E5", "S1"]
     asked = cell.vtex.calls("mapper", shop.account)
     shop.published(skus[1])
