@@ -231,11 +231,10 @@ from taken t left join answers a on a.store = %(store)s and a.context = t.contex
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a settle did: keys that were no longer ours, pairs to wake, keys that died."""
+    """What a settle did: keys that were no longer ours, pairs to wake."""
 
     fenced: tuple[tuple[str, str], ...] = ()
     wake: frozenset[Pair] = frozenset()
-    died: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,7 +354,7 @@ class Ledger:
                 marked=bool(row[16]),
                 resolved=resolved,
             )
-        return Claim(int(rows[0][0]), store, context, lane, seconds, items)
+        return Claim(int(rows[0][0]), store, context, lane, items)
 
     def intend(self, claim: Claim, intents: Sequence[tuple[str, str, str, Any]]) -> frozenset[str]:
         """Commit what is about to be written, (context, key, reference, intent) each, before any call (law 5).
@@ -438,7 +437,7 @@ class Ledger:
             ([place[0] for place in locks], [place[1] for place in locks], [place[2] for place in locks]),
         )
         with db.pipeline():
-            moved = db.execute(
+            db.execute(
                 _SETTLE,
                 (
                     [ending.context for ending, _ in ours],
@@ -494,8 +493,7 @@ class Ledger:
             )
             wake = {(claim.store, str(row[0])) for row in more.fetchall()}
             wake |= set(asked.fetchall()) if asked else set()
-            died = sum(1 for row in moved.fetchall() if row[2] == "dead")
-        return Settled(fenced, frozenset(wake), died)
+        return Settled(fenced, frozenset(wake))
 
     def abandon(self, claim: Claim) -> None:
         """Let a claim that cannot be settled expire now; the sweep frees its keys. Never raises."""
@@ -726,16 +724,14 @@ with n as (
     answered_at = now()
   from n join b using (context, key)
   where s.store = %s and s.context = n.context and s.key = n.key
-  returning s.context, s.key, s.status, case when n.final then b.claimed - b.answered else 0 end as finished,
+  returning s.context, case when n.final then b.claimed - b.answered else 0 end as finished,
             (n.again and not b.dirty)::int as again
-), tally as (
-  insert into counters as c (store, context, source, slot, finished, requested, enqueued)
-  select %s, context, 'settle', %s, sum(finished), sum(again), sum(again) from moved
-  group by context having sum(finished) > 0 or sum(again) > 0 order by context
-  on conflict (store, context, source, slot) do update set finished = c.finished + excluded.finished,
-    requested = c.requested + excluded.requested, enqueued = c.enqueued + excluded.enqueued
 )
-select context, key, status from moved
+insert into counters as c (store, context, source, slot, finished, requested, enqueued)
+select %s, context, 'settle', %s, sum(finished), sum(again), sum(again) from moved
+group by context having sum(finished) > 0 or sum(again) > 0 order by context
+on conflict (store, context, source, slot) do update set finished = c.finished + excluded.finished,
+  requested = c.requested + excluded.requested, enqueued = c.enqueued + excluded.enqueued
 """
 
 

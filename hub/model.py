@@ -34,7 +34,7 @@ class Urgency:
 class Ask:
     """One request: somebody says that `key` of `context` should be looked at.
 
-    `source` is who said so: vtex, marketplace, result, poll, follow, load, operator, release, look, sweep.
+    `source` is who said so, in one word (vtex, poll, load, operator …); demands are counted by it (law 6).
     `heard` is true when VTEX announced a change, so that an unchanged value deserves a second look (7.6).
     `count` is how many identical requests it stands for.
     """
@@ -89,7 +89,6 @@ class Claim:
     store: int
     context: str
     lane: str
-    seconds: float
     items: Mapping[str, Mapping[str, Row]]
     begun: set[tuple[str, str]] = field(default_factory=set)
 
@@ -234,7 +233,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The marketplace took a record. `confirms` names contexts whose value it took along with it."""
+    """The marketplace took a record: its id of the listing, a link that shows it, what it answered."""
 
     remote_id: str
     link: str = ""

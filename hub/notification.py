@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, Field, ValidationError
@@ -38,18 +37,7 @@ class Notification:
     price_modified: bool = False
     sku_modified: bool = False
     removed: bool = False
-    product_id: str | None = None
-    modified: str = ""
     raw: str = ""
-
-    @property
-    def modified_at(self) -> datetime | None:
-        """When VTEX says it changed, UTC; `None` when absent or unreadable, because nothing depends on it."""
-        try:
-            moment = datetime.fromisoformat(self.modified)  # cuts VTEX's seven fraction digits to six
-            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-        except (ValueError, OverflowError):
-            return None
 
 
 def parse(body: bytes, *, account: str, affiliate: str) -> tuple[Notification, ...]:
@@ -169,8 +157,6 @@ def _read(
         price_modified=body.price_modified,
         sku_modified=body.sku_modified,
         removed=body.removed,
-        product_id=None if body.product_id is None else str(body.product_id),
-        modified="" if body.modified is None else str(body.modified).strip(),
         raw=raw,
     )
 
@@ -189,10 +175,8 @@ class _Body(BaseModel):
     """The body of one notification under our own names."""
 
     sku_id: Annotated[int, Field(ge=1, le=LARGEST_SKU_ID)]
-    product_id: Any = None
     account: str = ""
     affiliate: str = ""
-    modified: Any = None
     is_active: bool | None = None
     stock_modified: bool = False
     price_modified: bool = False
@@ -234,10 +218,8 @@ _USUAL: Final = {"sku_id": "idSKU"}  # the only field that must be there
 # VTEX's names in lower case; the spellings met most are listed too and spare the lower().
 _NAMES: Final[dict[str, str]] = {
     "idsku": "sku_id",
-    "productid": "product_id",
     "an": "account",
     "idaffiliate": "affiliate",
-    "datemodified": "modified",
     "isactive": "is_active",
     "active": "is_active",
     "stockmodified": "stock_modified",
@@ -249,8 +231,8 @@ _NAMES.update(
     {
         spelling: _NAMES[spelling.lower()]
         for spelling in (
-            *("IdSku", "idSKU", "idSku", "IdSKU", "ProductId", "productId", "An", "IdAffiliate", "idAffiliate"),
-            *("DateModified", "IsActive", "isActive", "StockModified", "PriceModified"),
+            *("IdSku", "idSKU", "idSku", "IdSKU", "An", "IdAffiliate", "idAffiliate"),
+            *("IsActive", "isActive", "StockModified", "PriceModified"),
             *("HasStockKeepingUnitModified", "HasStockKeepingUnitRemovedFromAffiliate"),
         )
     }

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import json
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -121,14 +121,3 @@ def _plain(kind: Any) -> Any:
     if type(None) in typing.get_args(kind) and len(others) == 1:
         return _plain(others[0])
     return kind
-
-
-def gathered(checks: Iterable[Callable[[], object]]) -> list[Problem]:
-    """Run every check; the problems of all of them together."""
-    problems: list[Problem] = []
-    for check in checks:
-        try:
-            check()
-        except BadInput as fault:
-            problems.extend(fault.problems)
-    return problems

@@ -76,11 +76,6 @@ def masked(tree: JsonTree) -> JsonTree:
         return REDACTED
 
 
-def masked_text(text: str) -> str:
-    """A text without personal data and secrets."""
-    return _text(text, "")
-
-
 _LONGEST: Final = 8_000
 """Characters of one text that are kept."""
 

@@ -83,7 +83,6 @@ class Report:
     wake: frozenset[Pair] = frozenset()
     full: bool = False
     brake: float | None = None
-    fenced: int = 0
 
     @property
     def died(self) -> int:
@@ -158,7 +157,6 @@ class Reconciler:
             wake=settled.wake | attempt.touched(),
             full=len(claim) >= limit,
             brake=max((_store_wait(ending.outcome) for ending in endings), default=0.0) or None,
-            fenced=len(settled.fenced),
         )
 
     @staticmethod

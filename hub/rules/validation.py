@@ -13,7 +13,7 @@ from stdnum.exceptions import ValidationError
 
 from hub.errors import Problem
 from hub.model import Listing, Product, SimulatedItem
-from hub.rules import ListingRules, PricingRules, Rules
+from hub.rules import ListingRules, PricingRules
 from hub.rules.pricing import base_price
 
 SHOWN_VALUE = 120
@@ -116,36 +116,3 @@ def defaults_problems(used: Mapping[str, str]) -> tuple[Problem, ...]:
         Problem("A3", field, value, "fill it in VTEX if the default is not what you want")
         for field, value in sorted(used.items())
     )
-
-
-def rules_problems(rules: Rules) -> tuple[Problem, ...]:
-    """Everything in a store's own rules that cannot be applied, for the door where they come in."""
-    return tuple(_rules_problems(rules))
-
-
-def _rules_problems(rules: Rules) -> Iterator[Problem]:
-    pricing, inventory = rules.pricing, rules.inventory
-    for name, percent in (("pricing.markup", pricing.markup), ("pricing.commission", pricing.commission)):
-        if not percent.is_finite() or percent < 0:
-            yield Problem("E1", name, str(percent), "give a percentage of 0 or more")
-    if pricing.commission_method == "gross_up" and pricing.commission >= 100:
-        yield Problem("E1", "pricing.commission", str(pricing.commission), "below 100 when grossed up")
-    if not pricing.conversion.is_finite() or pricing.conversion <= 0:
-        yield Problem("E1", "pricing.conversion", str(pricing.conversion), "give a rate above 0")
-    for name, cents in (("pricing.minimum", pricing.minimum), ("pricing.maximum", pricing.maximum)):
-        if cents is not None and cents <= 0:
-            yield Problem("E1", name, str(cents), "give cents above 0, or leave it out")
-    if pricing.minimum is not None and pricing.maximum is not None and pricing.minimum > pricing.maximum:
-        yield Problem("E1", "pricing.minimum", str(pricing.minimum), f"not above pricing.maximum {pricing.maximum}")
-    if not inventory.percentage.is_finite() or not 0 <= inventory.percentage <= 100:
-        yield Problem("E1", "inventory.percentage", str(inventory.percentage), "give a percentage from 0 to 100")
-    for name, pieces in (
-        ("inventory.safety", inventory.safety),
-        ("inventory.minimum", inventory.minimum),
-        ("inventory.cap", inventory.cap or 0),
-    ):
-        if pieces < 0:
-            yield Problem("E1", name, str(pieces), "give 0 or more pieces")
-    for seconds in rules.look_again:
-        if seconds <= 0:
-            yield Problem("E1", "look_again", str(seconds), "give seconds above 0")

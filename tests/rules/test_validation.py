@@ -1,19 +1,17 @@
 """Every check tells everything it finds, in the seller's words."""
 
 from dataclasses import replace
-from decimal import Decimal
 from itertools import product as combinations
 
 import pytest
 
 from hub.model import Listing
-from hub.rules import InventoryRules, ListingRules, PricingRules, Rules
+from hub.rules import ListingRules, PricingRules
 from hub.rules.validation import (
     Demands,
     availability,
     defaults_problems,
     listing_problems,
-    rules_problems,
     standing,
     valid_ean,
     with_default,
@@ -79,30 +77,3 @@ def test_a_default_is_used_only_for_what_is_empty_and_is_told():
     assert [(problem.code, problem.field, problem.value) for problem in defaults_problems(used)] == [
         ("A3", "brand", "No name")
     ]
-
-
-def test_rules_that_cannot_be_applied_are_told_all_at_once():
-    rules = Rules(
-        pricing=PricingRules(
-            markup=Decimal(-1),
-            commission=Decimal(100),
-            commission_method="gross_up",
-            conversion=Decimal("NaN"),
-            minimum=200,
-            maximum=100,
-        ),
-        inventory=InventoryRules(percentage=Decimal(101), safety=-1, minimum=-2, cap=-3),
-        look_again=(0.0,),
-    )
-    assert [problem.field for problem in rules_problems(rules)] == [
-        "pricing.markup",
-        "pricing.commission",
-        "pricing.conversion",
-        "pricing.minimum",
-        "inventory.percentage",
-        "inventory.safety",
-        "inventory.minimum",
-        "inventory.cap",
-        "look_again",
-    ]
-    assert rules_problems(Rules()) == ()
