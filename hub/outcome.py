@@ -170,7 +170,7 @@ def settle(row: Row, outcome: Outcome, plan: Plan, chance: float) -> NextRow:
         case Done(look_again=None):
             return NextRow("done", "i", 0)
         case Done(look_again=wait):
-            return NextRow("done", "s", 0, wait=max(0.0, wait), again=True, looks=min(row.looks + 1, 99))
+            return NextRow("done", "s", 0, wait=max(0.0, wait or 0.0), again=True, looks=min(row.looks + 1, 99))
         case Waiting(wait=wait):
             return NextRow("waiting", "s", spent, wait=max(0.0, wait), final=False, keeps_claim=True, looks=row.looks)
         case Parked():
