@@ -16,6 +16,9 @@ from hub.settings import Settings
 ATTEMPT = "hub.attempt"
 REPLAY = "hub.replay"
 
+GIVES_UP = {"max_retries": 0, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2}
+"""Publishing tries once: the default waits six seconds for a broker that is away, and the sweep wakes later anyway."""
+
 Lane = Literal["first", "more"]
 """`first`: wake-ups of a store and context at rest, served by reserved threads; `more`: every further one."""
 
@@ -53,7 +56,7 @@ def make_app(settings: Settings) -> Celery:
 
 def _transport_options(settings: Settings) -> dict[str, object]:
     if not settings.broker_url.startswith(("redis", "rediss", "valkey")):
-        return {"confirm_publish": True}
+        return {"confirm_publish": True, **GIVES_UP}
     return {
         "global_keyprefix": f"{settings.prefix}:",
         "priority_steps": [0],  # else every queue is polled four times
@@ -61,6 +64,7 @@ def _transport_options(settings: Settings) -> dict[str, object]:
         "visibility_timeout": 3600,
         "socket_connect_timeout": 3,
         "health_check_interval": 30,
+        **GIVES_UP,
     }
 
 

@@ -2,11 +2,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.laws.cell import Cell, cell_at
+from tests.laws.books import Books, books_at
 
 
 @pytest.fixture
-def cell(database: str) -> Iterator[Cell]:
+def books(database: str) -> Iterator[Books]:
     """A ledger on a database of its own."""
-    with cell_at(database) as opened:
+    with books_at(database) as opened:
         yield opened

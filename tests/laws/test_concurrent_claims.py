@@ -5,16 +5,18 @@ from __future__ import annotations
 import random
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable
 
 from hub.ledger import Claim, Ledger
 from hub.model import Ask
 from hub.outcome import Done, Ending, Failed, Outcome, Plan, Postponed, Released, Unknown, Waiting, settle
-from tests.laws.cell import LANES, STORE, Cell, cell_at
+from tests.laws.books import LANES, STORE, Books, books_at
 
 QUICK = Plan(delays=(0.0,) * 20, slow=(0.0,), unknown=(0.0,), jitter=0.0)
 SECONDS = 4.0
+Player = Callable[[random.Random], None]
 
 
 class Crowd:
@@ -27,8 +29,8 @@ class Crowd:
         self.did: Counter[str] = Counter()
         self.over = threading.Event()
 
-    def run(self, *players: Callable[[random.Random], None], seconds: float = SECONDS) -> None:
-        def play(number: int, player: Callable[[random.Random], None]) -> None:
+    def run(self, *players: Player, seconds: float = SECONDS) -> None:
+        def play(number: int, player: Player) -> None:
             chance = random.Random(number)
             try:
                 while not self.over.is_set():
@@ -79,8 +81,22 @@ def words(chance: random.Random, key: str) -> Outcome:
     )
 
 
-def taken(cell: Cell, ledger: Ledger, chance: random.Random) -> Claim | None:
-    return cell.try_claim(chance.choice(sorted(LANES)), limit=chance.randint(1, 9), seconds=30.0, by=ledger)
+def taken(books: Books, ledger: Ledger, chance: random.Random, seconds: float) -> Claim | None:
+    context = chance.choice(sorted(LANES))
+    return books.try_claim(context, limit=chance.randint(1, 9), seconds=seconds, by=ledger)
+
+
+def begun(ledger: Ledger, claim: Claim, chance: random.Random) -> None:
+    """The work between claim and settle: intents of some, as an attempt would commit them."""
+    ledger.intend(
+        claim,
+        [
+            (context, key, str(uuid.uuid4()), {"to": key})
+            for key, rows in claim.items.items()
+            for context in rows
+            if chance.random() < 0.5
+        ],
+    )
 
 
 def settled(ledger: Ledger, claim: Claim, chance: random.Random) -> int:
@@ -94,66 +110,104 @@ def settled(ledger: Ledger, claim: Claim, chance: random.Random) -> int:
     return len(back.fenced)
 
 
-def drain(cell: Cell) -> None:
+def drain(books: Books) -> None:
     """Work everything off, quietly; what is due is made due first."""
     deadline = time.monotonic() + 60.0
     while time.monotonic() < deadline:
-        cell.ledger.expire()
-        cell.sql("update states set due_at = now() where work = 's' and asked > answered")
-        cell.ledger.ripen()
-        claims = [claim for context in LANES if (claim := cell.try_claim(context)) is not None]
+        books.ledger.expire()
+        books.sql("update states set due_at = now() where work = 's' and asked > answered")
+        books.ledger.ripen()
+        claims = [claim for context in LANES if (claim := books.try_claim(context)) is not None]
         for claim in claims:
-            cell.settle(claim, Done())
-        if not claims and cell.sql("select count(*) from states where asked > answered") == [(0,)]:
+            books.settle(claim, Done())
+        if not claims and books.sql("select count(*) from states where asked > answered") == [(0,)]:
             return
-    raise AssertionError(cell.sql("select * from states where asked > answered limit 5"))
+    raise AssertionError(books.sql("select * from states where asked > answered limit 5"))
+
+
+def intake(books: Books, crowd: Crowd) -> Player:
+    def ask(chance: random.Random) -> None:
+        asks = [
+            Ask(STORE, chance.choice(sorted(LANES)), str(chance.randrange(40)), "vtex", chance.choice((0, 1, 8)))
+            for _ in range(chance.randint(1, 30))
+        ]
+        books.ledger.enqueue(asks)
+        crowd.did["asked"] += len(asks)
+
+    return ask
+
+
+def sweep(books: Books) -> Player:
+    def once(_: random.Random) -> None:
+        books.ledger.ripen()
+        books.ledger.expire()
+        books.ledger.hasten(STORE, spread=0.0)
+        books.ledger.release(STORE, "publication:1")
+        books.ledger.pending()
+
+    return once
+
+
+def auditor(books: Books) -> Player:
+    def audit(_: random.Random) -> None:
+        books.assert_conserved()
+
+    return audit
+
+
+def assert_nothing_is_left(books: Books) -> None:
+    drain(books)
+    books.assert_conserved()
+    assert books.sql("select count(*) from states where asked <> answered or work not in ('i', 's')") == [(0,)]
+    assert books.sql("select count(*) from leases") == [(0,)]
+    assert books.sql("select count(*) from claims") == [(0,)]
 
 
 def test_a_crowd_at_the_same_keys_holds_none_twice_and_loses_none(database: str) -> None:
-    with cell_at(database, QUICK) as cell:
+    with books_at(database, QUICK) as books:
         crowd = Crowd()
-        ledgers = [cell.another() for _ in range(4)]
 
-        def intake(chance: random.Random) -> None:
-            asks = [
-                Ask(STORE, chance.choice(sorted(LANES)), str(chance.randrange(40)), "vtex", chance.choice((0, 1, 8)))
-                for _ in range(chance.randint(1, 30))
-            ]
-            cell.ledger.enqueue(asks)
-            crowd.did["asked"] += len(asks)
-
-        def worker(ledger: Ledger) -> Callable[[random.Random], None]:
+        def worker(ledger: Ledger) -> Player:
             def attempt(chance: random.Random) -> None:
-                claim = taken(cell, ledger, chance)
-                if claim is None:
-                    return
-                crowd.hold(claim)
-                crowd.let_go(claim)  # nobody can have it before the settle below commits
-                with crowd.lock:
-                    crowd.held |= {(claim.lane, key): claim.id for key in claim.items}
-                    for key in claim.items:
-                        del crowd.held[claim.lane, key]
-                crowd.did["fenced"] += settled(ledger, claim, chance)
+                claim = taken(books, ledger, chance, seconds=60.0)
+                if claim is not None:
+                    crowd.hold(claim)
+                    begun(ledger, claim, chance)
+                    crowd.let_go(claim)
+                    crowd.did["fenced"] += settled(ledger, claim, chance)
 
             return attempt
 
-        def sweep(_: random.Random) -> None:
-            cell.ledger.ripen()
-            cell.ledger.expire()
-            cell.ledger.hasten(STORE, spread=0.0)
-            cell.ledger.pending()
-
-        def auditor(_: random.Random) -> None:
-            cell.assert_conserved()
-            twice = cell.sql("select lane, key from leases group by 1, 2 having count(*) > 1")
-            assert twice == []
-
-        crowd.run(intake, intake, *(worker(ledger) for ledger in ledgers), sweep, auditor)
-        assert crowd.did["claims"] > 50
+        workers = [worker(books.another()) for _ in range(4)]
+        crowd.run(intake(books, crowd), intake(books, crowd), *workers, sweep(books), auditor(books))
+        assert crowd.did["claims"] > 20
         assert crowd.did["fenced"] == 0, "nobody's lease ended, and yet a settle came too late"
-        drain(cell)
-        cell.assert_conserved()
-        asked, answered = cell.sql("select sum(asked), sum(answered) from states")[0]
-        assert asked == answered
-        assert cell.sql("select count(*) from leases") == [(0,)]
-        assert cell.sql("select count(*) from claims") == [(0,)]
+        assert_nothing_is_left(books)
+
+
+def test_leases_that_end_at_any_moment_lose_and_double_nothing(database: str) -> None:
+    with books_at(database, QUICK) as books:
+        crowd = Crowd()
+
+        def worker(ledger: Ledger) -> Player:
+            def attempt(chance: random.Random) -> None:
+                claim = taken(books, ledger, chance, seconds=chance.choice((0.0, 0.005, 60.0)))
+                if claim is None:
+                    return
+                crowd.did["claims"] += 1
+                begun(ledger, claim, chance)
+                if chance.random() < 0.8:
+                    crowd.did["fenced"] += settled(ledger, claim, chance)
+                else:
+                    crowd.did["forgotten"] += 1
+                    ledger.leave()
+                    ledger.join("after the crash", 1000.0)
+
+            return attempt
+
+        workers = [worker(books.another()) for _ in range(4)]
+        crowd.run(intake(books, crowd), *workers, sweep(books), sweep(books), auditor(books))
+        assert crowd.did["fenced"] > 0
+        assert crowd.did["forgotten"] > 0
+        books.pass_time(100.0)
+        assert_nothing_is_left(books)

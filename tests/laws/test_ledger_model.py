@@ -36,7 +36,7 @@ from hub.outcome import (
     Unknown,
     Waiting,
 )
-from tests.laws.cell import LANES, PATIENT, STORE, Cell, cell_at
+from tests.laws.books import LANES, PATIENT, STORE, Books, books_at
 
 KEYS = ("7", "A-b")
 SLACK = 30.0
@@ -110,17 +110,17 @@ class Taken:
 
 class Laws(RuleBasedStateMachine):
     url: ClassVar[str]
-    cell: ClassVar[Cell]
+    books: ClassVar[Books]
 
     @initialize()
     def nothing_is_known(self) -> None:
-        self.cell.sql("truncate states, answers, claims, leases, gates, counters, interactions, workers")
+        self.books.sql("truncate states, answers, claims, leases, gates, counters, interactions, workers")
         self.clock = 0.0
         self.rows: dict[tuple[str, str], Known] = {}
         self.taken: list[Taken] = []
         self.unsettled: list[Taken] = []
         self.gates: dict[tuple[str, str], float] = {}
-        self.ledgers = [self.cell.another(), self.cell.another()]
+        self.ledgers = [self.books.another(), self.books.another()]
         self.values = 0
 
     # ------------------------------------------------------------ what may happen
@@ -199,7 +199,7 @@ class Laws(RuleBasedStateMachine):
             free = []
         if any(gate[0] in (context, "*") for gate in self.gates):
             limit = 1
-        claim = self.cell.try_claim(context, limit=limit, seconds=seconds, by=self.ledgers[who])
+        claim = self.books.try_claim(context, limit=limit, seconds=seconds, by=self.ledgers[who])
         assert (claim is None) == (not free), "a claim takes what is pending and free, and nothing else"
         if claim is None:
             return None
@@ -297,11 +297,11 @@ class Laws(RuleBasedStateMachine):
         endings = [
             self.ending(taken, place, word, learns) for place, word in list(zip(places, words, strict=False))[unnamed:]
         ]
-        before = self.cell.everything() if not taken.alive else None
-        settled = Cell.end(_as(self.cell, taken.ledger), taken.claim, endings)
+        before = self.books.everything() if not taken.alive else None
+        settled = Books.end(_as(self.books, taken.ledger), taken.claim, endings)
         if before is not None:
             assert len(settled.fenced) == len(endings), "whoever lost the lease is told"
-            assert self.cell.everything() == before, "a fenced settle changes nothing at all"
+            assert self.books.everything() == before, "a fenced settle changes nothing at all"
             return
         assert not settled.fenced
         self.taken.remove(taken)
@@ -428,7 +428,7 @@ class Laws(RuleBasedStateMachine):
         self.time_passed(seconds)
 
     def time_passed(self, seconds: float) -> None:
-        self.cell.pass_time(seconds)
+        self.books.pass_time(seconds)
         self.clock += seconds
 
     @precondition(lambda self: self.some("s"))
@@ -467,7 +467,7 @@ class Laws(RuleBasedStateMachine):
     def a_worker_dies(self, who: int) -> None:
         gone = self.ledgers[who]
         gone.leave()
-        self.ledgers[who] = self.cell.another()
+        self.ledgers[who] = self.books.another()
         self.lost([taken for taken in self.taken if taken.ledger is gone or taken.until <= self.clock])
 
     def lost(self, gone: list[Taken]) -> None:
@@ -485,10 +485,16 @@ class Laws(RuleBasedStateMachine):
             taken.alive = False
             self.taken.remove(taken)
 
+    @precondition(lambda self: any(not taken.alive for taken in self.unsettled))
+    @rule(word=outcomes)
+    def somebody_settles_too_late(self, word: Outcome) -> None:
+        late = next(taken for taken in self.unsettled if not taken.alive)
+        self.settled(late, [word] * 6, learns=True, unnamed=0)
+
     @precondition(lambda self: any(row.status == "parked" for row in self.rows.values()))
     @rule(on=st.sampled_from(("publication:7", "mapping:9")))
     def what_it_was_parked_on_changes(self, on: str) -> None:
-        parked = self.cell.sql(
+        parked = self.books.sql(
             "select context, key from answers join states using (store, context, key)"
             " where parked_on = %s and status = 'parked'",
             on,
@@ -508,8 +514,8 @@ class Laws(RuleBasedStateMachine):
         ]
         assert self.ledgers[0].hasten(STORE, spread=40.0) == len(late)
         for context, key in late:
-            assert 0.0 - SLACK <= self.cell.row(key, context)["due"] <= 40.0
-            self.cell.sql(
+            assert 0.0 - SLACK <= self.books.row(key, context)["due"] <= 40.0
+            self.books.sql(
                 "update states set due_at = now() + interval '40 s' where context = %s and key = %s", context, key
             )
             self.rows[context, key].due = self.clock + 40.0
@@ -534,7 +540,7 @@ class Laws(RuleBasedStateMachine):
 
     @invariant()
     def the_rows_are_what_the_model_says(self) -> None:
-        found = self.cell.sql(
+        found = self.books.sql(
             """
             select context, key, work::text, asked, answered, claimed, status, attempts, urgency, heard, looks,
                    extract(epoch from now() - pending_since)::float8, extract(epoch from due_at - now())::float8
@@ -565,34 +571,34 @@ class Laws(RuleBasedStateMachine):
 
     @invariant()
     def one_lease_per_lane_and_key(self) -> None:
-        found = {(lane, key): claim for lane, key, claim in self.cell.sql("select lane, key, claim from leases")}
+        found = {(lane, key): claim for lane, key, claim in self.books.sql("select lane, key, claim from leases")}
         assert found == self.leases()
-        held = {(row[0], row[1]) for row in self.cell.sql("select context, key from states where work = 'h'")}
+        held = {(row[0], row[1]) for row in self.books.sql("select context, key from states where work = 'h'")}
         assert held == {place for place, row in self.rows.items() if row.work == "h"}
 
     @invariant()
     def whatever_is_in_doubt_is_hidden(self) -> None:
         doubted = {
-            (row[0], row[1]) for row in self.cell.sql("select context, key from answers where intent is not null")
+            (row[0], row[1]) for row in self.books.sql("select context, key from answers where intent is not null")
         }
         assert doubted == {place for place, row in self.rows.items() if row.doubted}
 
     @invariant()
     def both_sides_of_the_ledger_agree(self) -> None:
-        self.cell.assert_conserved()
+        self.books.assert_conserved()
 
 
-def _as(cell: Cell, ledger: Ledger) -> Cell:
-    """The same cell, seen by another process."""
-    other = object.__new__(Cell)
-    other.pool, other.plan, other.ledger = cell.pool, cell.plan, ledger
+def _as(books: Books, ledger: Ledger) -> Books:
+    """The same books, kept by another process."""
+    other = object.__new__(Books)
+    other.pool, other.plan, other.ledger = books.pool, books.plan, ledger
     return other
 
 
 @pytest.fixture(scope="module")
 def machine(module_database: str) -> Iterator[type[Laws]]:
-    with cell_at(module_database) as cell:
-        Laws.cell = cell
+    with books_at(module_database) as books:
+        Laws.books = books
         yield Laws
 
 

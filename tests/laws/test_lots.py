@@ -17,33 +17,33 @@ from hub.outcome import Done, Failed, Refused, Waiting
 from hub.ports import Lots
 from hub.states import LotEntry, StoreStates
 from hub.stores import SecretBox
-from tests.laws.cell import STORE, Cell
+from tests.laws.books import STORE, Books
 
 SMALL = Lots(max_records=3, max_bytes=1000, max_age=60.0, min_interval=0.0, poll=10.0)
 
 
 @pytest.fixture
-def states(cell: Cell) -> StoreStates:
-    return StoreStates(cell.pool, STORE, SecretBox([Fernet.generate_key().decode()]))
+def states(books: Books) -> StoreStates:
+    return StoreStates(books.pool, STORE, SecretBox([Fernet.generate_key().decode()]))
 
 
 def entries(*keys: str, size: int = 10, contexts: tuple[str, ...] = ("price",)) -> list[LotEntry]:
     return [LotEntry(contexts, key, {"reference": str(uuid.uuid4()), "to": key}, b"x" * size) for key in keys]
 
 
-def joined(cell: Cell, states: StoreStates, *keys: str, lots: Lots = SMALL) -> tuple[Claim, dict[str, int]]:
+def joined(books: Books, states: StoreStates, *keys: str, lots: Lots = SMALL) -> tuple[Claim, dict[str, int]]:
     """Ask for these keys, claim them and put them into lots, without settling."""
-    cell.ask(*keys)
-    claim = cell.claim(limit=len(keys))
+    books.ask(*keys)
+    claim = books.claim(limit=len(keys))
     return claim, dict(states.join_lot(claim, "offer", entries(*sorted(claim.items)), lots))
 
 
-def waiting(cell: Cell, claim: Claim, lots: dict[str, int]) -> None:
-    cell.settle(claim, lambda row: Waiting(f"lot:{lots[row.key]}", 600.0))
+def waiting(books: Books, claim: Claim, lots: dict[str, int]) -> None:
+    books.settle(claim, lambda row: Waiting(f"lot:{lots[row.key]}", 600.0))
 
 
-def sizes(cell: Cell) -> list[tuple[Any, ...]]:
-    return cell.sql("select records, bytes, closed_at is not null from lots order by id")
+def sizes(books: Books) -> list[tuple[Any, ...]]:
+    return books.sql("select records, bytes, closed_at is not null from lots order by id")
 
 
 def answer(count: int, outcome: LotOutcome) -> LotResult:
@@ -55,78 +55,78 @@ NOT_ITS_FAULT = LotOutcome(taken=False, problems=(Problem("E2", fix="later"),), 
 REFUSED = LotOutcome(taken=False, problems=(Problem("E3", "price", "-1", "above 0"),))
 
 
-def test_a_lot_is_closed_by_count_and_the_next_record_opens_another(cell: Cell, states: StoreStates) -> None:
-    _, lots = joined(cell, states, "1", "2", "3", "4", "5")
-    assert [row[0] for row in sizes(cell)] == [3, 2]
-    assert [row[2] for row in sizes(cell)] == [True, False]
+def test_a_lot_is_closed_by_count_and_the_next_record_opens_another(books: Books, states: StoreStates) -> None:
+    _, lots = joined(books, states, "1", "2", "3", "4", "5")
+    assert [row[0] for row in sizes(books)] == [3, 2]
+    assert [row[2] for row in sizes(books)] == [True, False]
     assert len(set(lots.values())) == 2
 
 
-def test_a_lot_is_closed_by_bytes_and_told_at_once(cell: Cell, states: StoreStates) -> None:
-    claim, _ = joined(cell, states, "1")
-    lot_of = {row[0]: row for row in cell.sql("select key, work::text from states where context = 'lot'")}
+def test_a_lot_is_closed_by_bytes_and_told_at_once(books: Books, states: StoreStates) -> None:
+    claim, _ = joined(books, states, "1")
+    lot_of = {row[0]: row for row in books.sql("select key, work::text from states where context = 'lot'")}
     first = next(iter(lot_of))
-    lot_claim = cell.claim("lot")
-    cell.settle(lot_claim, Done(look_again=60.0))
-    cell.ask("2")
-    other = cell.claim()
+    lot_claim = books.claim("lot")
+    books.settle(lot_claim, Done(look_again=60.0))
+    books.ask("2")
+    other = books.claim()
     states.join_lot(other, "offer", entries("2", size=995), SMALL)
-    assert sizes(cell)[0][2] is True
-    assert cell.row(first, "lot")["work"] == "p", "the closed lot waits for its age although it is full"
-    cell.settle(claim, Done())
+    assert sizes(books)[0][2] is True
+    assert books.row(first, "lot")["work"] == "p", "the closed lot waits for its age although it is full"
+    books.settle(claim, Done())
 
 
-def test_a_record_larger_than_a_lot_goes_alone(cell: Cell, states: StoreStates) -> None:
-    cell.ask("1", "2")
-    claim = cell.claim()
+def test_a_record_larger_than_a_lot_goes_alone(books: Books, states: StoreStates) -> None:
+    books.ask("1", "2")
+    claim = books.claim()
     lots = states.join_lot(claim, "offer", entries("1", "2", size=2000), SMALL)
     assert len(set(lots.values())) == 2
 
 
-def test_every_open_lot_has_somebody_who_will_look_at_it(cell: Cell, states: StoreStates) -> None:
-    joined(cell, states, *map(str, range(8)))
-    lots = {str(row[0]) for row in cell.sql("select id from lots")}
-    assert lots == {row[0] for row in cell.sql("select key from states where context = 'lot' and work = 'p'")}
+def test_every_open_lot_has_somebody_who_will_look_at_it(books: Books, states: StoreStates) -> None:
+    joined(books, states, *map(str, range(8)))
+    lots = {str(row[0]) for row in books.sql("select id from lots")}
+    assert lots == {row[0] for row in books.sql("select key from states where context = 'lot' and work = 'p'")}
     assert (STORE, "lot") in states.touched
 
 
-def test_a_key_whose_lease_is_gone_joins_nothing(cell: Cell, states: StoreStates) -> None:
-    cell.ask("1")
-    claim = cell.claim(seconds=10.0)
-    cell.pass_time(20.0)
-    cell.ledger.expire()
+def test_a_key_whose_lease_is_gone_joins_nothing(books: Books, states: StoreStates) -> None:
+    books.ask("1")
+    claim = books.claim(seconds=10.0)
+    books.pass_time(20.0)
+    books.ledger.expire()
     assert states.join_lot(claim, "offer", entries("1"), SMALL) == {}
-    assert cell.sql("select 1 from lot_records") == []
+    assert books.sql("select 1 from lot_records") == []
 
 
-def test_a_row_in_a_lot_is_in_doubt_until_the_answer(cell: Cell, states: StoreStates) -> None:
-    cell.ask("1")
-    cell.settle(cell.claim(), Done(), confirmed={"price": {"price": 10}})
-    claim, lots = joined(cell, states, "1")
-    waiting(cell, claim, lots)
+def test_a_row_in_a_lot_is_in_doubt_until_the_answer(books: Books, states: StoreStates) -> None:
+    books.ask("1")
+    books.settle(books.claim(), Done(), confirmed={"price": {"price": 10}})
+    claim, lots = joined(books, states, "1")
+    waiting(books, claim, lots)
     assert states.confirmed("price", "1") is None
     states.lot_settled(lots["1"], answer(1, NOT_ITS_FAULT))
-    again = cell.claim()
+    again = books.claim()
     row = again.items["1"]["price"]
     assert row.resolved is not None
     assert row.resolved.retry
-    cell.settle(again, Failed("the lot failed"))
-    cell.pass_time(100.0)
-    cell.ledger.ripen()
-    row = cell.claim().items["1"]["price"]
+    books.settle(again, Failed("the lot failed"))
+    books.pass_time(100.0)
+    books.ledger.ripen()
+    row = books.claim().items["1"]["price"]
     assert (row.confirmed, row.intent["to"]) == (None, "1"), "the value that went back would look confirmed"
 
 
 @pytest.mark.parametrize("result", [TAKEN, REFUSED, NOT_ITS_FAULT])
 def test_the_answer_makes_every_waiting_row_pending_with_its_outcome(
-    cell: Cell, states: StoreStates, result: LotOutcome
+    books: Books, states: StoreStates, result: LotOutcome
 ) -> None:
-    claim, lots = joined(cell, states, "1", "2")
-    waiting(cell, claim, lots)
-    assert cell.try_claim() is None
+    claim, lots = joined(books, states, "1", "2")
+    waiting(books, claim, lots)
+    assert books.try_claim() is None
     states.lot_settled(lots["1"], answer(2, result))
     assert (STORE, "price") in states.touched
-    resolved = cell.claim()
+    resolved = books.claim()
     for key in ("1", "2"):
         row = resolved.items[key]["price"]
         assert row.resolved is not None
@@ -136,11 +136,11 @@ def test_the_answer_makes_every_waiting_row_pending_with_its_outcome(
         assert row.status == ("delayed" if result.retry else "waiting")
 
 
-def test_a_record_that_the_report_does_not_name_is_sent_again(cell: Cell, states: StoreStates) -> None:
-    claim, lots = joined(cell, states, "1", "2")
-    waiting(cell, claim, lots)
+def test_a_record_that_the_report_does_not_name_is_sent_again(books: Books, states: StoreStates) -> None:
+    claim, lots = joined(books, states, "1", "2")
+    waiting(books, claim, lots)
     states.lot_settled(lots["1"], LotResult({0: TAKEN}))
-    rows = cell.claim().items
+    rows = books.claim().items
     outcomes = {key: row["price"].resolved for key, row in rows.items()}
     assert outcomes["1"] is not None
     assert outcomes["1"].taken
@@ -148,49 +148,49 @@ def test_a_record_that_the_report_does_not_name_is_sent_again(cell: Cell, states
     assert outcomes["2"].retry
 
 
-def test_settling_a_lot_twice_changes_nothing(cell: Cell, states: StoreStates) -> None:
-    claim, lots = joined(cell, states, "1")
-    waiting(cell, claim, lots)
+def test_settling_a_lot_twice_changes_nothing(books: Books, states: StoreStates) -> None:
+    claim, lots = joined(books, states, "1")
+    waiting(books, claim, lots)
     states.lot_settled(lots["1"], answer(1, TAKEN))
     states.lot_settled(lots["1"], answer(1, REFUSED))
-    row = cell.claim().items["1"]["price"]
+    row = books.claim().items["1"]["price"]
     assert row.resolved is not None
     assert row.resolved.taken
 
 
-def test_a_lot_answered_before_its_rows_wait_is_not_missed(cell: Cell, states: StoreStates) -> None:
-    claim, lots = joined(cell, states, "1")
+def test_a_lot_answered_before_its_rows_wait_is_not_missed(books: Books, states: StoreStates) -> None:
+    claim, lots = joined(books, states, "1")
     states.lot_settled(lots["1"], answer(1, TAKEN))
-    waiting(cell, claim, lots)
-    row = cell.claim().items["1"]["price"]
+    waiting(books, claim, lots)
+    row = books.claim().items["1"]["price"]
     assert row.resolved is not None, "the row would wait ten minutes for an answer that is there"
 
 
-def test_what_is_asked_while_waiting_is_read_after_the_answer(cell: Cell, states: StoreStates) -> None:
-    claim, lots = joined(cell, states, "1")
-    waiting(cell, claim, lots)
-    cell.ask("1")
-    cell.ask("1")
-    assert cell.row("1")["work"] == "s", "a request must not cut the wait short"
+def test_what_is_asked_while_waiting_is_read_after_the_answer(books: Books, states: StoreStates) -> None:
+    claim, lots = joined(books, states, "1")
+    waiting(books, claim, lots)
+    books.ask("1")
+    books.ask("1")
+    assert books.row("1")["work"] == "s", "a request must not cut the wait short"
     states.lot_settled(lots["1"], answer(1, REFUSED))
-    resolved = cell.claim()
+    resolved = books.claim()
     assert resolved.items["1"]["price"].resolved is not None
-    cell.settle(resolved, Refused((Problem("E3"),), "h"), definite=True)
-    further = cell.claim()
+    books.settle(resolved, Refused((Problem("E3"),), "h"), definite=True)
+    further = books.claim()
     assert further.items["1"]["price"].resolved is None
-    cell.settle(further, Done())
-    assert cell.try_claim() is None, "two requests while waiting are one further attempt"
-    cell.assert_conserved()
+    books.settle(further, Done())
+    assert books.try_claim() is None, "two requests while waiting are one further attempt"
+    books.assert_conserved()
 
 
-def test_lines_are_taken_in_order_and_the_lot_takes_no_more(cell: Cell, states: StoreStates) -> None:
-    _, lots = joined(cell, states, "1", "2")
+def test_lines_are_taken_in_order_and_the_lot_takes_no_more(books: Books, states: StoreStates) -> None:
+    _, lots = joined(books, states, "1", "2")
     lot = lots["1"]
     assert len(states.lot_lines(lot)) == 2
     view = states.lot(lot)
     assert view is not None
     assert (view.state, view.full) == ("submitting", True)
-    _, later = joined(cell, states, "3")
+    _, later = joined(books, states, "3")
     assert later["3"] != lot
     states.lot_submitted(lot, "their-ticket")
     view = states.lot(lot)
@@ -198,10 +198,10 @@ def test_lines_are_taken_in_order_and_the_lot_takes_no_more(cell: Cell, states: 
     assert (view.state, view.ticket) == ("submitted", "their-ticket")
 
 
-def test_many_threads_join_without_losing_or_doubling_a_record(cell: Cell, states: StoreStates) -> None:
+def test_many_threads_join_without_losing_or_doubling_a_record(books: Books, states: StoreStates) -> None:
     keys = [f"{n:03}" for n in range(90)]
-    cell.ask(*keys)
-    claims = [cell.claim(limit=15) for _ in range(6)]
+    books.ask(*keys)
+    claims = [books.claim(limit=15) for _ in range(6)]
     wrong: list[BaseException] = []
 
     def join(claim: Claim) -> None:
@@ -210,7 +210,7 @@ def test_many_threads_join_without_losing_or_doubling_a_record(cell: Cell, state
             some: Sequence[LotEntry] = entries(*sorted(claim.items))
             for start in range(0, len(some), 4):
                 lots |= states.join_lot(claim, "offer", some[start : start + 4], SMALL)
-            waiting(cell, claim, lots)
+            waiting(books, claim, lots)
         except BaseException as error:  # noqa: BLE001 – shown by the test, a thread would hide it
             wrong.append(error)
 
@@ -220,10 +220,10 @@ def test_many_threads_join_without_losing_or_doubling_a_record(cell: Cell, state
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert [row[0] for row in cell.sql("select key from lot_records order by key")] == keys
-    assert cell.sql("select lot from lot_records group by lot having count(*) <> max(line) + 1") == []
-    assert all(row[0] <= 3 for row in sizes(cell))
-    assert cell.sql(
+    assert [row[0] for row in books.sql("select key from lot_records order by key")] == keys
+    assert books.sql("select lot from lot_records group by lot having count(*) <> max(line) + 1") == []
+    assert all(row[0] <= 3 for row in sizes(books))
+    assert books.sql(
         "select count(*) from lots l where records <> (select count(*) from lot_records r where r.lot = l.id)"
     ) == [(0,)]
-    cell.assert_conserved()
+    books.assert_conserved()

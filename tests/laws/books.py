@@ -21,7 +21,7 @@ LANES = {"price": ("offer", ("stock",)), "stock": ("offer", ("price",)), "catalo
 PATIENT = Plan(delays=(100.0, 200.0), slow=(3600.0, 7200.0), unknown=(100.0, 200.0), jitter=0.0)
 
 
-class Cell:
+class Books:
     """One database with one ledger per process that a test plays."""
 
     def __init__(self, url: str, plan: Plan = PATIENT) -> None:
@@ -75,7 +75,7 @@ class Cell:
         )
 
     def end(self, claim: Claim, endings: Sequence[Ending]) -> Settled:
-        """Settle these endings by the cell's plan, without jitter."""
+        """Settle these endings by the plan, without jitter."""
         return self.ledger.settle(claim, [(ending, self.next(claim, ending)) for ending in endings])
 
     def next(self, claim: Claim, ending: Ending) -> NextRow:
@@ -164,9 +164,9 @@ class Cell:
         self.pool.close()
 
 
-def cell_at(url: str, plan: Plan = PATIENT) -> closing[Cell]:
-    """A cell that is closed at the end of the block."""
-    return closing(Cell(url, plan))
+def books_at(url: str, plan: Plan = PATIENT) -> closing[Books]:
+    """Books that are closed at the end of the block."""
+    return closing(Books(url, plan))
 
 
 FOLLOW = Urgency.FOLLOW
