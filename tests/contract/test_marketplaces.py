@@ -194,7 +194,7 @@ def test_a_lost_answer_is_known_to_be_lost_and_the_truth_can_be_read(rig: Rig, m
 
 
 def test_a_listing_that_is_not_visible_yet_is_found_after_the_declared_delay(openings: Mapping[str, Opening]) -> None:
-    rig = openings["sandbox-sync"](visibility_delay=2.5)
+    rig = openings["sandbox-sync"](visibility_delay=0.8)
     marketplace = rig.connect()
     written = put(marketplace, registration(rig, marketplace))
     assert marketplace.show(rig.product.sku, None) is None
