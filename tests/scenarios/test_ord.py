@@ -159,13 +159,17 @@ def sent(shop: Shop, operation: str) -> list[Any]:
 
 
 def delivered(shop: Shop, order: str) -> list[Told]:
-    """What became of the events about an order, once each has come to its end."""
+    """What became of the events about an order, once each has come to its end; none where there are no events."""
 
-    def done() -> list[Told]:
-        told = [one for one in shop.cell.marketplace.deliveries(shop.slug) if one.order == order]
-        return [] if any(one.outcome == "waiting" for one in told) else told
+    def told() -> list[Told]:
+        return [one for one in shop.cell.marketplace.deliveries(shop.slug) if one.order == order]
 
-    return until(done, seconds=SECONDS, why=f"events about {order} are still under way")
+    until(
+        lambda: all(one.outcome != "waiting" for one in told()),
+        seconds=SECONDS,
+        why=f"events about {order} are still under way",
+    )
+    return told()
 
 
 def leaves(tree: Any, at: str = "") -> Iterator[tuple[str, Any]]:
@@ -183,15 +187,14 @@ def leaves(tree: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 @EVERY_PROFILE
-@pytest.mark.scenario("ORD-01", "ORD-04", "ORD-07", "ORD-09", "ORD-25", "ORD-37")
+@pytest.mark.scenario("ORD-01", "ORD-04", "ORD-07", "ORD-09", "ORD-25", "ORD-37", "STK-16")
 def test_a_paid_order_is_validated_as_a_whole_created_once_and_approved(cell: Cell, marketplace: str):
     shop, skus = a_shop(cell, marketplace, skus=2)
     order = place(shop, *skus, interest_cents=301)
     reaches(shop, order, "approved")
     agree(shop, order)
     if marketplace != "sandbox-lot":
-        (event,) = delivered(shop, order)
-        assert (event.status, event.attempts) == (200, 1)
+        assert [event.status for event in delivered(shop, order)] == [200]
 
     (simulation,) = [one for one in sent(shop, "simulation") if one["postalCode"]]
     assert [(item["id"], item["quantity"]) for item in simulation["items"]] == [(sku, 2) for sku in skus]
@@ -213,6 +216,7 @@ def test_a_paid_order_is_validated_as_a_whole_created_once_and_approved(cell: Ce
         for name in ("corporateDocument", "corporatePhone", "corporateName", "tradeName", "stateInscription")
     }
 
+    assert all(shop.row("stock", sku) for sku in skus)  # VTEX has fewer of them now
     tells(shop, order, "O.R", "O.A", "O.S")
     assert sorted(codes(shop, order)) == ["O.A", "O.R", "O.S"]
     (integrated,) = shop.told(order, "O.A")
@@ -496,6 +500,20 @@ def test_an_approval_that_came_too_early_is_said_again(cell: Cell):
     agree(shop, order)
 
 
+@pytest.mark.scenario("ORD-14")
+@pytest.mark.parametrize("fault", ["hang_after", "cut"])
+def test_a_lost_answer_to_the_approval_and_a_lost_result_end_approved(cell: Cell, fault: str):
+    shop, (sku,) = a_shop(cell, dials={"address_at": "always"})
+    order = place(shop, sku, status="pending")
+    reaches(shop, order, "integrated")
+    rests(shop)
+    cell.vtex.order_habits(shop.account, silent=True)
+    cell.vtex.fault(fault, "order_status", account=shop.account, count=1, seconds=0.5)
+    cell.marketplace.move_order(shop.slug, order, "paid")
+    reaches(shop, order, "approved")
+    agree(shop, order)
+
+
 @pytest.mark.scenario("ORD-22", "ORD-41")
 @pytest.mark.parametrize(
     ("status", "adopted", "told"), [("handling", "approved", "O.S"), ("canceled", "cancelled", "O.G")]
@@ -518,7 +536,8 @@ def test_an_order_that_can_no_longer_be_approved_takes_over_its_status(
 
 @pytest.mark.scenario("ORD-23")
 @pytest.mark.parametrize(
-    ("decision", "wanted"), [("waiting-ffmt-authorization", "approved"), ("canceled", "cancelled")]
+    ("decision", "wanted"),
+    [("waiting-ffmt-authorization", "approved"), ("ready-for-handling", "approved"), ("canceled", "cancelled")],
 )
 def test_a_divergent_order_waits_for_the_seller_and_follows_the_decision(cell: Cell, decision: str, wanted: str):
     shop, (sku,) = a_shop(cell)
@@ -552,9 +571,10 @@ def test_a_stock_refusal_refreshes_the_stock_and_ends_with_a_cancellation(cell: 
     rests(shop)
     tries = len(shop.vtex_calls("create_order"))
     cell.marketplace.send_event(shop.slug, order)
+    delivered(shop, order)
     agree(shop)
     assert len(shop.vtex_calls("create_order")) == tries
-    assert shop.row("order", order)["work"] == "i"
+    assert shop.row("order", order)["due_at"] is None
 
 
 @pytest.mark.scenario("ORD-17")
@@ -743,6 +763,7 @@ def test_an_unsigned_event_is_a_pointer_and_never_the_truth(cell: Cell):
 # ---------------------------------------------------------------- processes that die
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.scenario("ORD-42")
 def test_orders_outlive_the_processes_that_work_on_them(own_cell: Cell):
     shop, (sku,) = a_shop(own_cell, settings=PATIENT)
@@ -752,40 +773,28 @@ def test_orders_outlive_the_processes_that_work_on_them(own_cell: Cell):
         for name in names:
             own_cell.stop(name, signal.SIGKILL)
 
-    def start() -> None:
-        own_cell.start_worker("first", "first")
-        own_cell.start_worker("more", "more")
-
-    # between SOI003 and the result
     waiting = place(shop, sku)
-    reaches(shop, waiting, "enqueued")
-    kill("first", "more")
-    for code in ("SOI002", "SOI001"):
-        hears(shop, waiting, code)
-    unseen = place(shop, sku)
-    assert [one.status for one in delivered(shop, unseen)] == [200]
-    start()
-    reaches(shop, waiting, "approved")
-    reaches(shop, unseen, "enqueued")
-
-    # the intake too: what it has answered is kept
-    hears(shop, unseen, "SOI001")
-    kill("intake", "first", "more")
-    own_cell.start_intake()
-    start()
-    reaches(shop, unseen, "integrated")
-    hears(shop, unseen, "SOI002")
-    reaches(shop, unseen, "approved")
-
-    # in the middle of the call that creates it: VTEX has it, nobody heard so
-    rule = own_cell.vtex.fault("hang_after", "create_order", account=shop.account, seconds=30.0)
-    hung = place(shop, sku)
+    reaches(shop, waiting, "enqueued")  # between SOI003 and the result
+    rule = own_cell.vtex.fault("hang_after", "create_order", account=shop.account, seconds=60.0)
+    hung = place(shop, sku)  # VTEX has it, but the call that creates it never returns
     until(lambda: (seen := in_vtex(shop, hung)) and seen.creations, seconds=SECONDS, why="it was not sent")
     kill("first", "more")
     own_cell.vtex.clear_faults(rule)
-    start()
-    reaches(shop, hung, "approved")
+    for code in ("SOI002", "SOI001"):
+        hears(shop, waiting, code)
+    unseen = place(shop, sku)
+    assert delivered(shop, unseen)[-1].status == 200
+    kill("intake")  # what it has answered is kept
+    own_cell.start_intake()
+    own_cell.start_worker("first", "first")
+    own_cell.start_worker("more", "more")
 
+    reaches(shop, waiting, "approved")
+    reaches(shop, hung, "approved")
+    reaches(shop, unseen, "enqueued")
+    for code in ("SOI001", "SOI002"):
+        hears(shop, unseen, code)
+    reaches(shop, unseen, "approved")
     agree(shop, waiting, unseen, hung)
     assert {order: in_vtex(shop, order).attempts for order in (waiting, unseen, hung)} == dict.fromkeys(
         (waiting, unseen, hung), 1
@@ -799,8 +808,8 @@ def kept_texts(cell: Cell) -> Iterator[tuple[str, str]]:
     """Everything that the hub keeps or says: each row of each table, each key of the broker, each log file."""
     tables = cell.all("select tablename from pg_tables where schemaname = %s order by 1", cell.settings.schema)
     for table in (row["tablename"] for row in tables):
-        for row in cell.all(f'select t::text as line from "{table}" t'):
-            yield table, row["line"]
+        rows = cell.one(f"select coalesce(string_agg(t::text, E'\\n'), '') as text from \"{table}\" t")
+        yield table, rows["text"] if rows else ""
     with redis.Redis.from_url(cell.settings.redis_url) as broker:
         for key in broker.scan_iter(count=1000):
             yield "redis", key.decode(errors="replace")
@@ -858,13 +867,14 @@ def test_nothing_of_the_buyer_stands_anywhere_but_encrypted_in_the_order(cell: C
     agree(shop, fine, unsure)
     assert any(BUYER["email"] in call["body"] for call in shop.vtex_calls("create_order"))  # it was there to be found
 
-    leaks = {
+    kept = [(place, text.lower()) for place, text in kept_texts(cell)]
+    assert {"orders", "interactions", "answers"} <= {place for place, text in kept if fine.lower() in text}
+    assert not {
         (place, needle)
-        for place, text in kept_texts(cell)
+        for place, text in kept
         for needle in PERSONAL
-        if needle.lower() in text.lower() or needle.encode().hex() in text
+        if needle.lower() in text or needle.encode().hex() in text
     }
-    assert not leaks
     for order in (fine, refused, told, unsure, held, incomplete):
         found = record(shop, order)
         assert found is not None
