@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check scenarios lock
@@ -16,7 +17,7 @@ demo: setup ## the whole hub on this machine with simulators, a story in the ter
 	@$(BIN)/hub demo $(ARGS)
 
 test: setup ## all tests, on servers of their own; ARGS='-k stock' and the like go to pytest
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 check: setup ## style, types, import rules: seconds, no server
 	@$(BIN)/ruff check .
