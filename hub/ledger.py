@@ -14,7 +14,7 @@ import logging
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from psycopg import Connection
@@ -44,7 +44,7 @@ DEAD_PAUSE = 600.0
 """Seconds: a dead key gets one try in this time at most, however often it is asked for (law 1)."""
 
 CREDENTIAL_RETRY = 900.0
-"""Seconds after which a credential gate lets one key try: a role can come back without new credentials."""
+"""Seconds after which a credential gate lets one key try, unless the ledger is told another time (`gate_try`)."""
 
 Pair = tuple[int, str]
 """(store id, context)."""
@@ -253,11 +253,15 @@ class Gate:
 
 @dataclass(slots=True)
 class Ledger:
-    """The ledger of one cell. `slot` is the counter slot of this process (any small number; processes may share)."""
+    """The ledger of one cell. `slot` is the counter slot of this process (any small number; processes may share).
+
+    `gate_try`: seconds after which a credential gate lets one key try: a role can come back without new credentials.
+    """
 
     pool: ConnectionPool[Connection[tuple[Any, ...]]]
     slot: int = 0
-    worker: int = field(default=0)
+    worker: int = 0
+    gate_try: float = CREDENTIAL_RETRY
 
     # ---------------------------------------------------------------- processes
 
@@ -471,7 +475,7 @@ class Ledger:
                 )
             remember(db, claim, ours)
             bind(db, claim, ours)
-            tell(db, claim, _alarmed(db, claim, ours))
+            tell(db, claim, _alarmed(db, claim, ours, self.gate_try))
             asked = db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), asks, self.slot)) if asks else None
             if any(not isinstance(ending.outcome, (Locked, Postponed, Released)) for ending, _ in ours):
                 db.execute(
@@ -791,17 +795,19 @@ def _is_lot(ticket: str) -> bool:
     return ticket.startswith("lot:")
 
 
-def _alarmed(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]]) -> list[tuple[Ending, NextRow]]:
+def _alarmed(
+    db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]], gate_try: float
+) -> list[tuple[Ending, NextRow]]:
     """Shut the gates of lost credentials; of the endings that met one, only that which shut it tells of it."""
     return [
         (ending, row)
-        if not isinstance(ending.outcome, Locked) or _shut_for_credentials(db, claim, ending.outcome)
+        if not isinstance(ending.outcome, Locked) or _shut_for_credentials(db, claim, ending.outcome, gate_try)
         else (replace(ending, stories=()), row)
         for ending, row in ours
     ]
 
 
-def _shut_for_credentials(db: Connection[Any], claim: Claim, locked: Locked) -> bool:
+def _shut_for_credentials(db: Connection[Any], claim: Claim, locked: Locked, gate_try: float) -> bool:
     """401 shuts the store's side, 403 this context; unless newer credentials have come meanwhile (ACC-02 to 04).
 
     False when it was shut already, or is not shut.
@@ -821,7 +827,7 @@ def _shut_for_credentials(db: Connection[Any], claim: Claim, locked: Locked) -> 
             locked.side,
             locked.why,
             locked.version,
-            CREDENTIAL_RETRY,
+            gate_try,
             claim.store,
             locked.side,
             locked.version,

@@ -102,7 +102,7 @@ class SweepSettings(_Block):
     every_seconds: Seconds = 1.0
     lease_seconds: Seconds = 20.0
     heartbeat_seconds: Seconds = 4.0
-    batch: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    batch: Annotated[int, Field(ge=1, le=100_000)] = 5000
     gate_try_seconds: Seconds = 900.0
     spread_seconds: Seconds = 10.0
 

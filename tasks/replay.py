@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -241,7 +242,7 @@ def nudge(settings: Settings, pool: Pool, waker: Waker) -> None:
         waker.send(REPLAY, f"control.{int(time.time()) % settings.pools['control'].shards}")
 
 
-def register(app: Celery, pool: Pool, ledger: Ledger, waker: Waker, names: Any) -> None:
+def register(app: Celery, pool: Pool, ledger: Ledger, waker: Waker, names: Callable[[], dict[int, str]]) -> None:
     """Make the management task known to a worker. `names()` gives store id → slug."""
 
     @app.task(name=REPLAY, ignore_result=True)

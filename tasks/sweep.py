@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from psycopg import Connection, sql
+from psycopg import Connection, errors, sql
 from psycopg_pool import ConnectionPool
 
-from hub.db import StorageAway, StorageRefused, open_pool, translated
+from hub.db import StorageAway, open_pool, translated
 from hub.errors import HubError
 from hub.ledger import Ledger
 from hub.links import Links
@@ -52,7 +52,7 @@ class Sweep:
     def once(self) -> None:
         """Everything that is its time now; a part that fails is told and tried again next time."""
         self._do("expire", 0, self.ledger.expire)
-        self._do("ripen", 0, self.ledger.ripen)
+        self._do("ripen", 0, lambda: self.ledger.ripen(self.settings.sweep.batch))
         self._do("wake", 0, self.wake)
         self._do("dead", 2, self.mirror_dead)
         self._do("runs", 1, self.finish_loads)
@@ -206,12 +206,8 @@ def _make_partition(db: Connection[Any], table: str, offset: int) -> None:
                 sql.Identifier(name), sql.Identifier(table), sql.Literal(first), sql.Literal(after)
             )
         )
-    except StorageRefused:
-        raise
-    except Exception as error:
-        if getattr(error, "sqlstate", "") != "23514":  # the default partition holds rows of that day already
-            raise
-        log.info("%s: today's rows are in the default partition; %s is made tomorrow", table, name)
+    except errors.CheckViolation:
+        log.info("%s: rows of that day are in the default partition already; %s is never made", table, name)
 
 
 def run(settings: Settings, box: SecretBox) -> int:

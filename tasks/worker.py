@@ -23,7 +23,7 @@ from celery.worker import WorkController
 from celery.worker.consumer import Consumer
 
 from hub.contexts import CONTEXTS
-from hub.db import StorageAway, open_pool
+from hub.db import StorageAway, StorageRefused, open_pool
 from hub.ledger import Ledger
 from hub.links import Links
 from hub.reconcile import Reconciler, Report
@@ -91,8 +91,8 @@ class Heart:
                     # Given up meanwhile (stopped for too long): the leases are somebody else's, start anew.
                     self._ledger.join(self._name, self._lease)
                 self._until = before + self._lease
-            except StorageAway as away:
-                log.warning("no heartbeat: %s", away)
+            except (StorageAway, StorageRefused) as fault:  # this thread must live, or the process never works again
+                log.warning("no heartbeat: %s", fault)
             for follow in self.on_beat:
                 follow()
 
@@ -192,7 +192,7 @@ def run(settings: Settings, box: SecretBox, *, pools: Sequence[str], shards: fro
     pool = open_pool(
         settings.database_url, settings.schema, name=f"worker {'+'.join(pools)}", max_size=threads + 8, seqscan=False
     )
-    ledger = Ledger(pool)
+    ledger = Ledger(pool, gate_try=settings.sweep.gate_try_seconds)
     app = make_app(settings)
     waker = Waker(settings, app)
     calls = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="call")

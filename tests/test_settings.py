@@ -99,7 +99,7 @@ def test_all_mistakes_of_file_and_environment_are_told_at_once_with_line_and_fix
         ("reserved: 4 ", "reserved: 40 "),
         ("plan: brisk", "plan: briks"),
         ("failures: 5", "failures: many"),
-        ("heartbeat_seconds: 3 ", "heartbeat_seconds: 9 "),
+        ("heartbeat_seconds: 4 ", "heartbeat_seconds: 9 "),
         ("[30, 60,", "[300, 60,"),
     )
     problems = told(written(text), {"DATABASE_URL": "mysql://user:very-secret@host", "HUB_PREFIX": "No Spaces"})
