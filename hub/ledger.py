@@ -23,6 +23,7 @@ from psycopg_pool import ConnectionPool
 from hub.conservation import Interval, conserved
 from hub.db import StorageAway, StorageRefused, retrying, translated
 from hub.errors import Problem
+from hub.limits import RANKS
 from hub.model import Ask, Claim, LotOutcome, Row, Urgency, Written
 from hub.outcome import (
     Done,
@@ -412,7 +413,12 @@ class Ledger:
         owned = {
             row[0]
             for row in db.execute(
-                "select key from leases where claim = %s order by key for update", (claim.id,)
+                # The claim first, as expire does: it then leaves us alone, or we find our leases gone.
+                """
+                with ours as materialized (select id from claims where id = %s for update)
+                select key from leases where claim = (select id from ours) order by key for update
+                """,
+                (claim.id,),
             ).fetchall()
         }
         fenced = tuple((ending.context, ending.key) for ending, _ in settled if ending.key not in owned)
@@ -612,7 +618,11 @@ class Ledger:
         return self.enqueue([Ask(store, row[0], row[1], source, Urgency.FOLLOW) for row in parked])
 
     def hasten(self, store: int, *, spread: float = 10.0) -> int:
-        """A circuit closed: what it delayed becomes due, spread over `spread` seconds. Returns how many."""
+        """A circuit closed: what it delayed becomes due, spread over `spread` seconds. Returns how many.
+
+        Contexts come in the order of service (ACC-15), each in its own part of the time: a zero is not behind prices.
+        """
+        parts = max(RANKS.values()) + 1
 
         def once() -> int:
             with self.pool.connection() as db:
@@ -624,10 +634,11 @@ class Ledger:
                         and due_at > now() + make_interval(secs => %s)
                       order by store, context, key for update skip locked
                     )
-                    update states s set due_at = now() + make_interval(secs => random() * %s)
+                    update states s set due_at = now() + make_interval(
+                      secs => (coalesce((%s::jsonb ->> l.context)::int, 0) + random()) / %s * %s)
                     from late l where s.store = l.store and s.context = l.context and s.key = l.key
                     """,
-                    (store, spread, spread),
+                    (store, spread, json.dumps(RANKS), parts, spread),
                 ).rowcount
 
         with translated():

@@ -242,12 +242,16 @@ def run(settings: Settings, box: SecretBox, *, pools: Sequence[str], shards: fro
 
 
 def _catch_up(settings: Settings, links: Links, ledger: Ledger, waker: Waker, slug: str) -> None:
-    """A circuit closed: what it delayed becomes due soon, and nobody is held back any longer."""
+    """A circuit closed: what it delayed becomes due soon, nobody is held back, and every context begins at once.
+
+    Else the one whose probe closed it would be through with its backlog before the sweep wakes the others (STK-14).
+    """
     numbers = {name: store for store, name in links.names().items()}
     if slug in numbers:
         ledger.hasten(numbers[slug], spread=settings.sweep.spread_seconds)
-    for context in settings.contexts:
+    for context in CONTEXTS:
         waker.release(slug, context)
+    waker.wake([(slug, context) for context in CONTEXTS])
 
 
 def _threads(settings: Settings, pool: str, lane: Lane) -> int:
