@@ -162,7 +162,7 @@ def test_a_stock_waits_for_the_lot_that_registers_its_sku(cell: Cell):
 @pytest.mark.scenario("STK-14")
 def test_what_sold_out_while_the_marketplace_was_away_is_among_the_first_sends(patient_cell: Cell):
     shop = patient_cell.shop(settings={"look_again": []})
-    skus = published(shop, 40)
+    skus = published(shop, 100)
     sold_out = skus[-1]
     patient_cell.marketplace.outage(shop.slug, "503", seconds=60)
     for sku in skus[:-1]:
