@@ -146,6 +146,7 @@ class Links:
                     },
                     secrets=[*vtex.values.values(), token],
                     connect=self.settings.vtex.connect_seconds,
+                    total=self.settings.vtex.total_seconds,
                 ),
                 account=store.account,
                 affiliate=store.affiliate,
@@ -189,6 +190,7 @@ class Links:
             headers={"appkey": vtex.values.get("app_key", ""), "apptoken": vtex.values.get("app_token", "")},
             secrets=list(vtex.values.values()),
             connect=self.settings.vtex.connect_seconds,
+            total=self.settings.vtex.total_seconds,
         )
         return CategoryMapper(peer, auth_version=vtex.version)
 
@@ -212,6 +214,7 @@ class Links:
                 burst=limit.burst if limit else self.settings.marketplace.burst,
                 secrets=list(credentials.values.values()),
                 connect=self.settings.marketplace.connect_seconds,
+                total=self.settings.marketplace.total_seconds,
             ),
             renew=lambda stale, renewer: self._renew(store, stale, renewer),
         )

@@ -206,12 +206,14 @@ class Transport:
         secrets: Sequence[str] = (),
         verify: bool | str = True,
         connect: float = 5.0,
+        total: float = 15.0,
     ) -> Peer:
         """One store's way to one peer.
 
         `account` names the budget: whoever names the same shares it, so it must be unique over all peers
         (`vtex:acme`). `headers` go with every call; their values and `secrets` are redacted everywhere. `connect` is
-        the time in seconds for name, connection and TLS together. `BadInput` names what cannot be used.
+        the time in seconds for name, connection and TLS together, `total` that for a whole call which names no time of
+        its own. `BadInput` names what cannot be used.
         """
         return Peer(
             self,
@@ -223,6 +225,7 @@ class Transport:
             secrets=secrets,
             verify=verify,
             connect=connect,
+            total=total,
         )
 
     def trusted(self, verify: bool | str) -> ssl.SSLContext:
@@ -320,6 +323,7 @@ class Peer:
         secrets: Sequence[str],
         verify: bool | str,
         connect: float,
+        total: float,
     ) -> None:
         address = urlsplit(base_url)
         problems = _unsendable(headers)
@@ -336,6 +340,7 @@ class Peer:
         self._host = f"{address.scheme}://{address.netloc}"
         self._context = transport.trusted(verify) if address.scheme == "https" else None
         self._connect = connect
+        self._total = total
         self._headers = {**STANDARD_HEADERS, **headers}
         values = [value for key, value in headers.items() if key.title() not in STANDARD_HEADERS]
         hidden = [*secrets, *values, *(word for value in values for word in value.split())]  # "Bearer …"
@@ -353,7 +358,7 @@ class Peer:
         json: JsonTree = None,
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        total: float = 15.0,
+        total: float | None = None,
         write: Write = "read",
         auth_version: int = 0,
     ) -> Answer:
@@ -363,7 +368,8 @@ class Peer:
             operation: what is asked, for journal and metrics.
             group: calls that share circuit and holds (VTEX: an API group).
             json: body; `data` is the alternative, with its own Content-Type.
-            total: seconds for everything, from the first byte of the connection to the last of the answer.
+            total: seconds for everything, from the first byte of the connection to the last of the answer; the
+                peer's own when left out.
             write: a write starts only when the lease outlasts it; a `create` whose answer is lost is `UnknownOutcome`.
             auth_version: of the credentials in use, for `AuthLost`.
 
@@ -377,6 +383,7 @@ class Peer:
             LeaseLost: the lease does not outlast the write.
         """
         who = calling.get(None) or Calling(self.store, "control")
+        total = self._total if total is None else total
         name = Name(self.store, self.side, group)
         told = _Telling(self, name, operation, method, self._redactor.path(path))
         problems = _unsendable(headers or {})

@@ -43,7 +43,6 @@ SERVED_PATHS: Final = ("", "/api/notification", "/catalog/notification")
 """Behind its URL of a store the hub takes notifications at each of these (vtex.md 4.1)."""
 
 _THROTTLED_WAIT: Final = 60.0  # about one minute without any call (vtex.md 2.4)
-_READ_SECONDS: Final = 15.0
 _LONG_SECONDS: Final = 30.0  # order placing, carts of several items (vtex.md 2.5)
 _LONGEST_FIX: Final = 300
 _LONGEST_ANSWER: Final = 2000
@@ -494,7 +493,7 @@ class VtexStore:
                 group="simulation",
                 params={"sc": str(self.sales_channel), "affiliateId": self.affiliate},
                 json=simulation_body(items, postal_code=postal_code, country=country),
-                total=_READ_SECONDS if len(items) == 1 else _LONG_SECONDS,
+                total=None if len(items) == 1 else _LONG_SECONDS,
                 write="read",
                 auth_version=self.auth_version,
             )
@@ -584,7 +583,6 @@ class VtexStore:
                 operation=operation,
                 group=group,
                 params=dict(params),
-                total=_READ_SECONDS,
                 write="read",
                 auth_version=self.auth_version,
             )

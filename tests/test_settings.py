@@ -118,7 +118,7 @@ def test_all_mistakes_of_file_and_environment_are_told_at_once_with_line_and_fix
         "60 comes after 300; no wait may be shorter than the one before it",
         f"queues.yaml:{line_of(text, 'failures: many')}: circuit.failures is 'many': write a valid integer",
         f"queues.yaml:{line_of(text, 'heartbeat_seconds')}: sweep.heartbeat_seconds is '9': "
-        "write at most a third of `lease_seconds` (10), so that one may be lost",
+        "write at most a third of `lease_seconds` (20), so that one may be lost",
     ]
 
 

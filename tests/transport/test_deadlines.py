@@ -57,6 +57,12 @@ def test_a_peer_that_drips_holds_a_thread_no_longer_than_the_total_deadline(
     assert 0.35 < seconds < 0.9
 
 
+def test_a_call_without_a_time_of_its_own_gets_that_of_its_peer(opened: Opened, peer: Peer) -> None:
+    peer.behaviour = lambda *_: time.sleep(3)
+    vtex = to(opened, peer.url, total=0.4)
+    assert 0.35 < took(lambda: vtex.request("GET", "/sku", operation="sku"), Unavailable) < 0.9
+
+
 def test_a_peer_that_does_not_read_holds_a_thread_no_longer_than_the_total_deadline(opened: Opened) -> None:
     with Peer(reading=False) as deaf:
         vtex = to(opened, deaf.url)
