@@ -56,7 +56,6 @@ def remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, Nex
                 outcome.why if isinstance(outcome, (Failed, Unknown, Postponed, Locked)) else None,
                 _ticket(outcome, before, row),
                 outcome.on if isinstance(outcome, Parked) else None,
-                outcome.version if isinstance(outcome, Parked) else None,
                 _refused_hash(outcome, before),
             )
         )
@@ -64,15 +63,14 @@ def remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, Nex
         words.sort(key=lambda row: row[:2])
         db.execute(
             """
-            insert into answers as a (store, context, key, problems, why, ticket, parked_on, parked_version, input_hash)
+            insert into answers as a (store, context, key, problems, why, ticket, parked_on, input_hash)
             select %s, * from unnest(%s::text[], %s::text[], %s::jsonb[], %s::text[], %s::text[], %s::text[],
-                                     %s::int8[], %s::text[])
+                                     %s::text[])
             on conflict (store, context, key) do update set
               problems = excluded.problems, why = excluded.why, ticket = excluded.ticket,
-              parked_on = excluded.parked_on, parked_version = excluded.parked_version,
-              input_hash = excluded.input_hash
+              parked_on = excluded.parked_on, input_hash = excluded.input_hash
             """,
-            (claim.store, *([row[column] for row in words] for column in range(8))),
+            (claim.store, *([row[column] for row in words] for column in range(7))),
         )
     gone = sorted(undone - known.keys())
     if gone:

@@ -79,7 +79,6 @@ create table answers (
   why          text,                               -- last failure, redacted
   ticket       text,                               -- what the marketplace will answer; lot:<id> for lots
   parked_on    text,                               -- mapping:<category> | publication:<sku> | approval:<key>
-  parked_version bigint,
   input_hash   text,                               -- of what was refused: the same is not sent again
   reference    uuid,                               -- our own id of the write that was begun
   intent       jsonb,                              -- what we are about to write, committed before the call; while it
@@ -203,7 +202,7 @@ create index lot_records_key on lot_records (lot, key);
 create table orders (
   store           int  not null,
   order_id        text collate "C" not null,       -- the marketplace's
-  state           text not null default 'seen',    -- hub.contexts.order.STATES, in that order
+  state           text not null default 'seen',    -- hub.states.ORDER_STATES, in that order
   body            bytea,                           -- the order with personal data, encrypted
   vtex_order_id   text,
   operation_id    text,
