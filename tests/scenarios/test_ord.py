@@ -419,6 +419,11 @@ def test_a_lost_answer_to_the_creation_makes_no_second_order(cell: Cell, fault: 
     order = place(shop, sku)
     reaches(shop, order, "approved")
     agree(shop, order)
+    asked = [call["operation"] for call in cell.vtex.journal(account=shop.account)]
+    asked = [operation for operation in asked if operation in ("create_order", "order")]
+    assert ("create_order", "create_order") not in itertools.pairwise(asked)  # looked up before it is sent again
+    if fault == "hang_after":
+        assert asked.count("create_order") == 1
     assert codes(shop, order).count("O.A") == 1
 
 
