@@ -193,7 +193,7 @@ with shut as (
   select s.key from states s
   where s.store = %(store)s and s.context = %(context)s and s.work = 'p'
     and not exists (select from shut where shut.context in (%(context)s, '*'))
-    and not exists (select from leases l where l.store = s.store and l.lane = %(lane)s and l.key = s.key)
+    and (select l.claim from leases l where l.store = %(store)s and l.lane = %(lane)s and l.key = s.key) is null
   order by s.urgency, s.pending_since
   limit (select case when exists (select from gates g where g.store = %(store)s and g.context in (%(context)s, '*'))
                   then 1 else %(limit)s end)
@@ -207,10 +207,11 @@ with shut as (
   select %(store)s, %(lane)s, picked.key, c.id from picked, c order by picked.key
   on conflict do nothing returning key
 ), mates as materialized (
-  select s.context, s.key from unnest(array(select key from leased)) k(key)
-  cross join unnest(%(siblings)s::text[]) n(context) join states s using (context, key)
-  where s.store = %(store)s and s.work = 'p' and not exists (select from shut where shut.context = s.context)
-  for update of s skip locked
+  select m.context, m.key from unnest(array(select key from leased)) k(key), unnest(%(siblings)s::text[]) n(context),
+  lateral (select s.context, s.key from states s
+           where s.store = %(store)s and s.context = n.context and s.key = k.key and s.work::text = 'p'
+           for update skip locked) m
+  where not exists (select from shut where shut.context = n.context)
 ), taken as (
   update states s set work = 'h', claim = c.id, due_at = null, dirty_since = case when s.status = 'waiting'
            then s.dirty_since end, claimed = case when s.status = 'waiting' then s.claimed else s.asked end
