@@ -32,7 +32,7 @@ _NAMED = (
 # the random part of an intake address
 _PATH = (re.compile(r"(?<=/)(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{32,}(?=[/\s'\"]|$)"), REDACTED)
 _PEOPLE = (
-    (re.compile(r"(?<![\w.!#$%&'*+=?^`{|}~-])[\w.!#$%&'*+=?^`{|}~-]++@[\w-]+(?:\.[\w-]+)+"), REDACTED),
+    (re.compile(r"(?<![\w.!#$%&'*+/=?^`{|}~-])[\w.!#$%&'*+/=?^`{|}~-]++@[\w-]+(?:\.[\w-]+)+"), REDACTED),
     (re.compile(r"\b\d{3}\.\d{3}\.\d{3}-\d{2}\b"), REDACTED),
 )
 _PATTERNS = (_QUERY, *_NAMED, _PATH, *_PEOPLE)

@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +73,10 @@ class Sweep:
             log.warning("%s: %s", name, away)
         except HubError as error:
             log.error("%s: %s", name, error)  # noqa: TRY400 – the next turn tries again
+        except Exception as error:  # noqa: BLE001 – one part's defect must not end what heals all others
+            # Type and place only: a message may quote what came from outside.
+            where = "".join(traceback.format_tb(error.__traceback__, limit=-4))
+            log.error("%s: unexpected %s\n%s", name, type(error).__name__, where)  # noqa: TRY400 – see above
 
     def wake(self) -> int:
         """Wake for whatever is pending and unattended: as many wake-ups as the work deserves, never beyond the cap."""
@@ -90,12 +95,16 @@ class Sweep:
         return sent
 
     def mirror_dead(self) -> None:
-        """Let each dead-letter queue show its dead rows; the rows are the truth."""
+        """Let each dead-letter queue show its first dead rows (`LETTERS_MIRRORED`); the rows are the truth."""
         with translated(), self.pool.connection() as db:
             rows = db.execute(
                 """
-                select store, context, key, coalesce(code, ''), to_char(answered_at, 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
-                from states where status = 'dead' order by store, context, key limit %s
+                select store, context, key, code, since from (
+                  select store, context, key, coalesce(code, '') as code,
+                         to_char(answered_at, 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as since,
+                         row_number() over (partition by store, context order by key) as place
+                  from states where status = 'dead') dead
+                where place <= %s order by store, context, key
                 """,
                 (LETTERS_MIRRORED,),
             ).fetchall()
