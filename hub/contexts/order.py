@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from hub import messages
 from hub.contexts.step import Item, Step, follow, fresh_reference, sentences
-from hub.errors import AuthLost, BadInput, NotFound, Problem, Refusal
+from hub.errors import AuthLost, NotFound, Problem, Refusal
 from hub.model import (
     Ask,
     IntegrationAnswer,
