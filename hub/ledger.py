@@ -41,6 +41,9 @@ from hub.remembering import bind, remember, tell
 
 log = logging.getLogger("hub.ledger")
 
+COMMAND_SLOT = 0
+"""The counter slot of people's commands; slots are summed up, so they may share one."""
+
 DEAD_PAUSE = 600.0
 """Seconds: a dead key gets one try in this time at most, however often it is asked for (law 1)."""
 
@@ -749,6 +752,72 @@ group by context having sum(finished) > 0 or sum(again) > 0 order by context
 on conflict (store, context, source, slot) do update set finished = c.finished + excluded.finished,
   requested = c.requested + excluded.requested, enqueued = c.enqueued + excluded.enqueued
 """
+
+
+def revive(
+    db: Connection[Any], asks: Sequence[Ask], slot: int, *, statuses: Sequence[str] = ("dead",)
+) -> frozenset[Pair]:
+    """Ask, and let those of the rows that back off in one of `statuses` start anew at once, their attempts forgotten.
+
+    Runs in the caller's transaction; the answer is whom to wake.
+    """
+    ordered = sorted(asks, key=lambda ask: (ask.store, ask.context, ask.key))
+    pairs = frozenset(db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), ordered, slot)).fetchall())
+    moved = db.execute(
+        """
+        with late as (
+          select s.store, s.context, s.key from states s
+          join unnest(%s::int[], %s::text[], %s::text[]) as w(store, context, key) using (store, context, key)
+          where s.work = 's' and s.status = any(%s::text[]) order by s.store, s.context, s.key for update of s
+        )
+        update states s set work = 'p', due_at = null, attempts = 0, status = 'delayed'
+        from late l where s.store = l.store and s.context = l.context and s.key = l.key
+        returning s.store, s.context
+        """,
+        (
+            [ask.store for ask in ordered],
+            [ask.context for ask in ordered],
+            [ask.key for ask in ordered],
+            list(statuses),
+        ),
+    ).fetchall()
+    return pairs | frozenset(moved)
+
+
+def lay_to_rest(db: Connection[Any], places: Sequence[tuple[int, str, str]]) -> int:
+    """Take dead rows out for good: they come to rest, and the next request starts them anew. How many were dead."""
+    return db.execute(
+        """
+        with dead as (
+          select s.store, s.context, s.key from states s
+          join unnest(%s::int[], %s::text[], %s::text[]) as w(store, context, key) using (store, context, key)
+          where s.status = 'dead' and s.work = 's' and s.asked = s.answered
+          order by s.store, s.context, s.key for update of s skip locked
+        )
+        update states s set status = 'new', work = 'i', attempts = 0, due_at = null, code = null
+        from dead d where s.store = d.store and s.context = d.context and s.key = d.key
+        """,
+        ([place[0] for place in places], [place[1] for place in places], [place[2] for place in places]),
+    ).rowcount
+
+
+def ticket_answered(db: Connection[Any], store: int, ticket: str) -> frozenset[Pair]:
+    """The answer to a ticket is here: the rows that wait for it are pending. Whom to wake."""
+    return frozenset(
+        db.execute(
+            """
+            with waiting as (
+              select s.store, s.context, s.key from states s join answers a using (store, context, key)
+              where a.store = %s and a.ticket = %s and s.status = 'waiting' and s.work = 's'
+              order by s.store, s.context, s.key for update of s
+            )
+            update states s set work = 'p', due_at = null
+            from waiting w where s.store = w.store and s.context = w.context and s.key = w.key
+            returning s.store, s.context
+            """,
+            (store, ticket),
+        ).fetchall()
+    )
 
 
 def _then(outcome: Outcome) -> tuple[Ask, ...]:

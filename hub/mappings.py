@@ -18,7 +18,7 @@ from psycopg_pool import ConnectionPool
 
 from hub.db import retrying, translated
 from hub.errors import BadInput, Problem
-from hub.ledger import Ledger, Pair
+from hub.ledger import COMMAND_SLOT, Ledger, Pair
 from hub.model import Ask, Urgency
 from hub.parsing import suggestion
 
@@ -231,7 +231,7 @@ def save(
         retrying(keep)
     # Parked while the table was being kept: found now, so that nobody waits for a mapping that is there.
     parked = {(context, key) for context, key in _parked(pool, store, [row.category for row in rows])}
-    ledger = Ledger(pool)
+    ledger = Ledger(pool, COMMAND_SLOT)
     asks = [Ask(store, context, key, "release", Urgency.FOLLOW) for context, key in sorted(parked)]
     asks += [Ask(store, "catalog", key, "release", Urgency.FOLLOW) for key in touched if ("catalog", key) not in parked]
     wake: set[Pair] = set()

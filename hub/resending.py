@@ -14,7 +14,7 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from hub.db import retrying, translated
-from hub.ledger import NOTICES_AND_ENQUEUE, Pair, enqueue_parameters
+from hub.ledger import COMMAND_SLOT, Pair, revive
 from hub.model import Ask, Urgency
 
 CONTEXTS = ("catalog", "price", "stock")
@@ -50,24 +50,12 @@ def resend(
                 """,
                 (*columns, store),
             )
-            pairs = set(db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), asks, 0)).fetchall())
-            pairs |= set(
-                db.execute(
-                    """
-                    update states s set work = 'p', due_at = null, attempts = 0, status = 'delayed'
-                    from unnest(%s::text[], %s::text[]) as w(context, key)
-                    where s.store = %s and s.context = w.context and s.key = w.key
-                      and s.work = 's' and s.status in ('dead', 'delayed')
-                    returning s.store, s.context
-                    """,
-                    (*columns, store),
-                ).fetchall()
-            )
+            pairs = revive(db, asks, COMMAND_SLOT, statuses=("dead", "delayed"))
             db.execute(
                 "insert into audit (who, action, store, detail) values (%s, 'resend', %s, %s)",
                 (who, store, json.dumps({"why": why, "skus": list(skus)[:20], "count": len(skus)})),
             )
-        return frozenset(pairs)
+        return pairs
 
     with translated():
         return retrying(once)

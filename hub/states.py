@@ -19,7 +19,7 @@ from psycopg_pool import ConnectionPool
 from hub.db import translated
 from hub.errors import Problem
 from hub.integration import integration_answer
-from hub.ledger import NOTICES_AND_ENQUEUE, Pair, enqueue_parameters
+from hub.ledger import NOTICES_AND_ENQUEUE, Pair, enqueue_parameters, ticket_answered
 from hub.model import (
     Address,
     Ask,
@@ -516,21 +516,7 @@ class StoreStates:
                 """,
                 ([row[0] for row in lines], [json.dumps(_outcome_json(outcome)) for outcome in outcomes], lot),
             )
-            db.execute(
-                """
-                select 1 from states s join answers a using (store, context, key)
-                where a.store = %s and a.ticket = %s order by s.store, s.context, s.key for update of s
-                """,
-                (self.store, f"lot:{lot}"),
-            )
-            moved = db.execute(
-                """
-                update states s set work = 'p', due_at = null from answers a
-                where a.store = %s and a.ticket = %s and s.store = a.store and s.context = a.context and s.key = a.key
-                  and s.status = 'waiting' and s.work = 's' returning s.store, s.context
-                """,
-                (self.store, f"lot:{lot}"),
-            ).fetchall()
+            moved = ticket_answered(db, self.store, f"lot:{lot}")
             if any(outcome.retry for outcome in outcomes):
                 db.execute(
                     """
@@ -540,7 +526,7 @@ class StoreStates:
                     """,
                     (lot, self.store),
                 )
-        self.touched |= {(int(row[0]), str(row[1])) for row in moved}
+        self.touched |= moved
 
 
 def _outcome_json(outcome: LotOutcome) -> dict[str, Any]:

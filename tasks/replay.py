@@ -19,7 +19,7 @@ from psycopg_pool import ConnectionPool
 
 from hub.db import translated
 from hub.errors import Conflict
-from hub.ledger import NOTICES_AND_ENQUEUE, Ledger, enqueue_parameters
+from hub.ledger import Ledger, lay_to_rest, revive
 from hub.model import Ask, Urgency
 from hub.settings import Settings
 from tasks.app import REPLAY
@@ -152,20 +152,8 @@ def discard(pool: Pool, wanted: Letters, *, who: str, why: str) -> int:
     """Take letters out for good: their rows come to rest, and the next notification starts them anew."""
     where, values = _where(wanted)
     with translated(), pool.connection() as db, db.transaction():
-        gone = db.execute(
-            sql.SQL(
-                """
-                with dead as (
-                  select s.store, s.context, s.key from states s
-                  where s.status = 'dead' and s.work = 's' and s.asked = s.answered and {}
-                  order by s.store, s.context, s.key for update of s skip locked
-                )
-                update states s set status = 'new', work = 'i', attempts = 0, due_at = null, code = null
-                from dead d where s.store = d.store and s.context = d.context and s.key = d.key
-                """
-            ).format(where),
-            values,
-        ).rowcount
+        query = sql.SQL("select s.store, s.context, s.key from states s where s.status = 'dead' and {}").format(where)
+        gone = lay_to_rest(db, db.execute(query, values).fetchall())
         db.execute(
             "insert into audit (who, action, detail) values (%s, 'discard dead letters', %s)",
             (who, json.dumps({"why": why, "filter": asdict(wanted), "count": gone})),
@@ -201,17 +189,7 @@ def work_off(pool: Pool, ledger: Ledger, waker: Waker | None, names: dict[int, s
         alive = [place for place in picked if not place[3]]
         dead = [place for place in picked if place[3]]
         asks = [Ask(place[0], place[1], place[2], "replay", Urgency.FOLLOW) for place in dead]
-        db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), asks, ledger.slot))
-        revived = db.execute(
-            """
-            update states s set work = 'p', due_at = null, status = 'delayed', attempts = 0
-            from unnest(%s::int[], %s::text[], %s::text[]) as d(store, context, key)
-            where s.store = d.store and s.context = d.context and s.key = d.key and s.work = 's'
-              and s.status = 'dead'
-            returning s.store, s.context
-            """,
-            ([place[0] for place in dead], [place[1] for place in dead], [place[2] for place in dead]),
-        ).fetchall()
+        revived = revive(db, asks, ledger.slot)
         db.execute(
             """
             update run_keys k set asked = case when d.dead then 1 else -1 end
