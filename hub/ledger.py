@@ -201,14 +201,16 @@ with shut as (
   limit (select case when exists (select from gates g where g.store = %(store)s and g.context in (%(context)s, '*'))
                   then 1 else %(limit)s end)
   for update of s skip locked
-), c as (
-  insert into claims (worker, store, context, until)
-  select %(worker)s, %(store)s, %(context)s, now() + make_interval(secs => %(seconds)s)
-  where exists (select from picked) returning id
+), n as materialized (
+  select nextval('claims_id_seq') as id where exists (select from picked)
 ), leased as (
   insert into leases (store, lane, key, claim)
-  select %(store)s, %(lane)s, picked.key, c.id from picked, c order by picked.key
+  select %(store)s, %(lane)s, picked.key, n.id from picked, n order by picked.key
   on conflict do nothing returning key
+), c as (
+  insert into claims (id, worker, store, context, until) overriding system value
+  select n.id, %(worker)s, %(store)s, %(context)s, now() + make_interval(secs => %(seconds)s)
+  from n where exists (select from leased) returning id
 ), mates as materialized (
   select m.context, m.key from unnest(array(select key from leased)) k(key), unnest(%(siblings)s::text[]) n(context),
   lateral (select s.context, s.key from states s
