@@ -431,6 +431,7 @@ def running_cell(
         }
         intake = free_port()
         env["HUB_PUBLIC_URL"] = f"http://127.0.0.1:{intake}"
+        env["HUB_API_URL"] = f"http://127.0.0.1:{free_port()}"  # where nobody listens
         cell = Cell(
             Settings.load(env=env),
             env,

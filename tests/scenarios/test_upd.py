@@ -222,7 +222,7 @@ def test_a_sku_of_an_inactive_product_is_withdrawn(cell: Cell, marketplace: str)
 def test_until_a_lot_confirms_a_deletion_the_pair_stays_and_news_wait(cell: Cell):
     shop, sku = on_show(cell, "sandbox-lot")
     pair = shop.binding(sku)
-    cell.marketplace.turn(shop.slug, feed_delay=600)
+    cell.marketplace.turn(shop.slug, feed_delay=60)
     shop.change(sku, notify=False, active=False)
     shop.modified(sku, active=False)
     shop.status("catalog", sku, "waiting")
@@ -236,7 +236,7 @@ def test_until_a_lot_confirms_a_deletion_the_pair_stays_and_news_wait(cell: Cell
     assert [call for call in shop.calls() if call.operation == "feed_submit"] == submitted, "it did not wait"
 
     cell.marketplace.turn(shop.slug, feed_delay=0)
-    cell.marketplace.advance(600)
+    cell.marketplace.advance(60)  # far below the replay window of signed events
     shop.shows(sku, state="active", price_cents=4321, stock=37)
     shop.quiet(answered=True)
     shown = shop.shown(sku)
