@@ -54,8 +54,18 @@ def make_app(settings: Settings) -> Celery:
     return app
 
 
+def _is_redis(settings: Settings) -> bool:
+    return settings.broker_url.startswith(("redis://", "rediss://"))
+
+
+def outlive_broker(app: Celery, settings: Settings) -> None:
+    """Make a worker's connection one that survives a broker that goes away (`tasks.broker`)."""
+    if _is_redis(settings):
+        app.conf.broker_transport = "tasks.broker:Transport"
+
+
 def _transport_options(settings: Settings) -> dict[str, object]:
-    if not settings.broker_url.startswith(("redis", "rediss", "valkey")):
+    if not _is_redis(settings):
         return {"confirm_publish": True, **GIVES_UP}
     return {
         "global_keyprefix": f"{settings.prefix}:",

@@ -29,7 +29,7 @@ from hub.links import Links
 from hub.reconcile import Reconciler, Report
 from hub.settings import Settings
 from hub.stores import SecretBox
-from tasks.app import ATTEMPT, Lane, make_app, queue, queues_of
+from tasks.app import ATTEMPT, Lane, make_app, outlive_broker, queue, queues_of
 from tasks.replay import register as register_replay
 from tasks.wake import Waker
 
@@ -194,6 +194,7 @@ def run(settings: Settings, box: SecretBox, *, pools: Sequence[str], shards: fro
     )
     ledger = Ledger(pool, gate_try=settings.sweep.gate_try_seconds)
     app = make_app(settings)
+    outlive_broker(app, settings)
     waker = Waker(settings, app)
     calls = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="call")
     heart = Heart(ledger, name, lease=settings.sweep.lease_seconds, every=settings.sweep.heartbeat_seconds)
