@@ -25,7 +25,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from hub import db
 from hub.errors import BadInput, Problem, Side
-from hub.parsing import dotted, parsed, suggestion
+from hub.parsing import Unshown, dotted, parsed, suggestion
 from hub.ports import Limit, Webhook
 from hub.private_file import create_private, read_private
 from hub.rules import InventoryRules, ListingRules, PricingRules, Rules
@@ -52,9 +52,16 @@ _Answer = TypeVar("_Answer")
 
 
 def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if text and (parts.scheme not in {"http", "https"} or not parts.netloc or parts.username or parts.query):
-        raise ValueError("write an http(s) URL with a host, without user, password and query")
+    fix = "write an http(s) URL with a host, without user, password and query"
+    try:
+        parts = urlsplit(text)
+        host = f"{parts.hostname or ''}{f':{parts.port}' if parts.port is not None else ''}"
+    except ValueError:  # a port that is no number may be a password
+        raise Unshown(fix) from None
+    if text and (parts.scheme not in {"http", "https"} or not host or "@" in text or parts.query):
+        before, at, _ = text.rpartition("@")
+        plain = host and not (at and set(before.partition("//")[2]) & set("/?#"))  # else the host is part of a password
+        raise Unshown(fix, f"{parts.scheme}://{host}/…" if plain and parts.scheme else "")
     return text.rstrip("/")
 
 
@@ -208,7 +215,7 @@ class SecretBox:
         try:
             self._fernet = MultiFernet([Fernet(key) for key in keys])
         except ValueError:  # also for no key at all; the text of a key is never repeated
-            raise BadInput([_key_problem("is no Fernet key (44 characters of URL-safe base64)")]) from None
+            raise BadInput([_key_problem(_NO_KEY)]) from None
 
     def seal(self, plain: bytes) -> bytes:
         """Encrypt with the first key."""
@@ -230,7 +237,14 @@ class SecretBox:
             raise BadInput([_key_problem("and HUB_KEY_FILE are both set; keep one")])
         if not text and not path:
             raise BadInput([_key_problem("is not set")])
-        return SecretBox(re.split(r"[,\s]+", (text or read_private(Path(path), "HUB_KEY_FILE")).strip()))
+        keys = re.split(r"[,\s]+", (text or read_private(Path(path), "HUB_KEY_FILE")).strip())
+        try:
+            return SecretBox(keys)
+        except BadInput:
+            if text:
+                raise
+            fix = f"{_NO_KEY}; name the right file, or another that is not there yet and run: hub key create"
+            raise BadInput([Problem("input", field="HUB_KEY_FILE", value=path, fix=fix)]) from None
 
     @staticmethod
     def create_file(path: Path | str) -> str:
@@ -242,9 +256,11 @@ class SecretBox:
         )
 
 
+_NO_KEY: Final = "is no Fernet key (44 characters of URL-safe base64)"
+
+
 def _key_problem(what: str) -> Problem:
-    make = "python -c 'from hub.stores import SecretBox; print(SecretBox.create_file(\"hub.key\"))'"
-    fix = f"{what}; set HUB_KEY_FILE to a key file (mode 0600) – make one: {make}"
+    fix = f"{what}; set HUB_KEY_FILE to a key file (mode 0600), which this makes: hub key create"
     return Problem("input", field="HUB_KEY", fix=fix)
 
 

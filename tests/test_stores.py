@@ -272,6 +272,25 @@ def test_each_implausible_setting_is_told(tree: dict[str, Any], expected: str) -
     assert any(expected in problem for problem in told(refused)), told(refused)
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://u:p4ssw0rd@x:8080/?q=topsecret", "http://x:8080/…"),
+        ("https://x/topsecret?q=topsecret", "https://x/…"),
+        ("http://u:p4ssw0rd", ""),
+        ("http://p4ssw0rd/topsecret@x", ""),
+        ("u:p4ssw0rd@x/?q=topsecret", ""),
+        ("http://[p4ssw0rd", ""),
+    ],
+)
+def test_a_refused_url_is_told_without_what_may_be_secret_in_it(url: str, shown: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        parse_settings({"marketplace_url": url})
+    (problem,) = refused.value.problems
+    assert problem.value == shown
+    assert not any(secret in problem.sentence() for secret in ("p4ssw0rd", "topsecret"))
+
+
 # ---------------------------------------------------------------- secrets
 
 
@@ -367,6 +386,21 @@ def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     path.chmod(0o640)
     with pytest.raises(BadInput, match=f"others may read it; run: chmod 600 {path}"):
         SecretBox.from_env({"HUB_KEY_FILE": str(path)})
+
+
+def test_a_file_that_holds_no_key_is_blamed_on_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "hub.key"
+    path.touch(mode=0o600)
+    path.write_text("very-secret")
+    with pytest.raises(BadInput) as refused:
+        SecretBox.from_env({"HUB_KEY_FILE": str(path)})
+    assert told(refused)[0].startswith(f"HUB_KEY_FILE is '{path}': is no Fernet key")
+    assert "very-secret" not in str(refused.value)
+
+
+def test_who_has_no_key_is_told_how_to_make_one() -> None:
+    with pytest.raises(BadInput, match="hub key create"):
+        SecretBox.from_env({})
 
 
 @pytest.mark.parametrize(

@@ -448,15 +448,24 @@ def check(as_json: Json = False) -> None:
 
 @key_app.command("create")
 def key_create(
-    path: Annotated[Path | None, typer.Argument(help="Default: key in the hub's directory.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(help="Default: what HUB_KEY_FILE names, else key in the hub's directory.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a new key file (mode 0600)."""
     from hub.stores import SecretBox
 
     place = desk.place()
-    if path is None:
+    named = os.environ.get("HUB_KEY_FILE")
+    chosen = path or (Path(named) if named else place.key)
+    if path is None and named:
+        try:
+            chosen.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as fault:
+            refuse("HUB_KEY_FILE", named, f"its directory cannot be made ({fault.strerror}); choose another place")
+    elif path is None:
         place.make()
-    chosen = path or place.key
     told = SecretBox.create_file(chosen)
-    tell({"path": str(chosen)}, f"{told}\nUse it: export HUB_KEY_FILE={chosen}")
+    use = "" if str(chosen) == named else f"\nUse it: export HUB_KEY_FILE={chosen.absolute()}"
+    tell({"path": str(chosen)}, told + use)

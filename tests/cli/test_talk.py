@@ -88,6 +88,16 @@ def test_a_missing_key_is_told_with_the_command_that_makes_one(env: dict[str, st
     assert "exists already" in keyless("key", "create", code=2).talk
 
 
+def test_a_key_is_made_where_the_environment_says(env: dict[str, str], tmp_path: Path) -> None:
+    wanted = tmp_path / "secrets" / "key"
+    named = keyboard({**env, "HUB_KEY": "", "HUB_KEY_FILE": str(wanted)})
+    named("key", "create")
+    assert wanted.stat().st_mode & 0o777 == 0o600
+    assert wanted.parent.stat().st_mode & 0o777 == 0o700
+    assert not (tmp_path / "hub").exists()
+    named("store", "list")
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
