@@ -233,7 +233,8 @@ def remove(
         at.store(store)
         if not dry_run:
             agreed(
-                f"{store} leaves for good: its credentials and its URL are deleted, its listings stay as they are",
+                f"{store} leaves for good: its credentials are deleted; its listings stay as they are; its URL goes on "
+                "answering 200, so that VTEX does not disable the affiliate's notifications, and what comes is ignored",
                 yes=yes,
             )
             at.registry.remove(store, who(), reason)
