@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from hub.errors import BadInput, Problem
 from hub.model import JsonTree
@@ -21,6 +22,14 @@ _KNOWN_SHOWN: Final = 12
 _UNKNOWN_KEY: Final = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
 
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Unshown(ValueError):  # noqa: N818 – named by what it does to the value
+    """What a validator raises about a value that may hold a secret: a problem shows `shown` instead of it."""
+
+    def __init__(self, message: str, shown: str = "") -> None:
+        self.shown = shown
+        super().__init__(message)
 
 
 class Naming(Protocol):
@@ -54,11 +63,16 @@ def problems_of(
         Problem(
             "input",
             field=naming(error["loc"], missing=error["type"] == "missing"),
-            value="" if secret or error["type"] == "missing" else shortened(error["input"]),
+            value="" if secret or error["type"] == "missing" else _found(error),
             fix=_fix(error["type"], error["msg"], error["loc"], model),
         )
         for error in objections.errors(include_url=False)
     ]
+
+
+def _found(error: ErrorDetails) -> str:
+    cause = error.get("ctx", {}).get("error")
+    return cause.shown if isinstance(cause, Unshown) else shortened(error["input"])
 
 
 def shortened(value: JsonTree) -> str:
