@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hub.errors import AuthLost, BadInput, HubError, Problem
 from hub.ports import Link
@@ -28,11 +28,23 @@ class Found:
         return self.problem.code == WARNING
 
 
-def check(link: Link) -> list[Found]:
-    """Ask both sides; never raises because one of them does not answer."""
-    found = [Found("vtex", one) for one in _asked(link.vtex.check, f"VTEX account {link.account}")]
+def check(link: Link, *, show_url: bool = False) -> list[Found]:
+    """Ask both sides; never raises because one of them does not answer.
+
+    The store's URL, which is a secret, stands in a fix only with `show_url`; else the command that prints it.
+    """
+    problems = _asked(link.vtex.check, f"VTEX account {link.account}")
+    found = [Found("vtex", one if show_url else _discreet(one, link)) for one in problems]
     found += [Found("marketplace", one) for one in _asked(link.marketplace.check, link.marketplace.manifest.title)]
     return found
+
+
+def _discreet(problem: Problem, link: Link) -> Problem:
+    url = link.rules.connector_endpoint
+    if not url or url not in problem.fix:
+        return problem
+    host, _, token = url.rpartition("/")
+    return replace(problem, fix=problem.fix.replace(url, f"{host}/{token[:3]}… (hub store show {link.slug} prints it)"))
 
 
 def _asked(ask: Callable[[], Sequence[Problem]], peer: str) -> Sequence[Problem]:

@@ -192,7 +192,7 @@ def check(store: StoreName, as_json: Json = False) -> None:
     from hub.checks import check as checked
 
     with desk.opened() as at:
-        found = checked(at.link(store))
+        found = checked(at.link(store), show_url=True)
     _tell_found(store, found)
     if any(not one.warning for one in found):
         raise typer.Exit(PROBLEMS)
@@ -480,4 +480,4 @@ def _rehearsed(at: Desk, store: Store, secrets: Mapping[Side, Mapping[str, str]]
 
     links = Links(at.settings, at.pool, at.box, threads=4)
     links.registry = Unkept(at.pool, at.box)
-    return checked(links.build(store))
+    return checked(links.build(store), show_url=True)

@@ -48,6 +48,11 @@ def test_from_registration_to_a_whole_load(cell: Cell, live: Hub) -> None:
     refused = live("load", "first-steps", code=2)
     assert "affiliate" in refused.talk
     assert "search endpoint" in refused.talk
+    url = live("store", "show", "first-steps", "--json").json["store"]["url"]
+    assert url not in refused.talk
+    assert "hub store show first-steps prints it" in refused.talk
+    assert url in live("store", "check", "first-steps", code=1).out
+    assert url not in live("doctor", code=1).out
     cell.vtex.put_affiliate("firststeps", "MKP", sales_channel=1, endpoint=url)
     live("store", "check", "first-steps")
 
