@@ -306,6 +306,8 @@ class _Surroundings:
             self._refuse(name, "", f"is not set; set it, for example {example}")
         elif not text.startswith(tuple(f"{scheme}://" for scheme in schemes)):
             self._refuse(name, "", f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}: {example}")
+        elif not _has_port(text):
+            self._refuse(name, "", f"write the port as a number from 1 to 65535, as in {example}")
         return text
 
     def web(self, name: str, default: str) -> str:
@@ -322,6 +324,15 @@ class _Surroundings:
 
     def _refuse(self, name: str, value: str, fix: str) -> None:
         self._problems.append(Problem("input", field=name, value=value, fix=fix))
+
+
+def _has_port(url: str) -> bool:
+    """Whether each host's port, if it has one, can be one; PostgreSQL takes several hosts in one URL."""
+    try:
+        place = urlsplit(url).netloc.rpartition("@")[2]
+        return all(urlsplit(f"//{host}").port != 0 for host in place.split(","))
+    except ValueError:  # no number, or half an IPv6 address
+        return False
 
 
 def _is_web(url: str) -> bool:
@@ -407,7 +418,12 @@ class _Lines:
 
     def tree(self) -> JsonTree:
         """The document; keys written twice and references are noted in `problems`, bad YAML raises `BadInput`."""
-        loader = yaml.SafeLoader(self._text)
+        try:
+            loader = yaml.SafeLoader(self._text)
+        except yaml.reader.ReaderError as fault:  # its own words name no line
+            line = self._text.count("\n", 0, fault.position) + 1
+            fix = f"holds a control character (U+{fault.character:04X}); remove it"
+            raise BadInput([Problem("input", field=f"{self._name}:{line}", fix=fix)]) from None
         try:
             node = loader.get_single_node()
             if not isinstance(node, yaml.MappingNode):

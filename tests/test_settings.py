@@ -173,6 +173,27 @@ def test_what_is_no_settings_file_is_told_with_its_line(written: Written, text: 
     assert told(written(text))[0].startswith(expected)
 
 
+@pytest.mark.parametrize("character", ["\x00", "\x07"])
+def test_a_control_character_is_told_with_its_line(written: Written, character: str) -> None:
+    assert told(written(f"layout: per_store\nplans: {character}\n")) == [
+        f"queues.yaml:2: holds a control character (U+{ord(character):04X}); remove it"
+    ]
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "DATABASE_URL", "HUB_BROKER_URL"])
+@pytest.mark.parametrize("port", ["notaport", "70000", "0"])
+def test_a_port_that_is_none_is_told_without_repeating_the_url(name: str, port: str) -> None:
+    scheme = "postgresql" if name == "DATABASE_URL" else "redis"
+    (sentence,) = told(None, ENV | {name: f"{scheme}://:p4ssw0rd@127.0.0.1:{port}/0"})
+    assert sentence.startswith(f"{name}: write the port as a number from 1 to 65535")
+    assert "p4ssw0rd" not in sentence
+
+
+def test_a_database_of_several_hosts_is_taken_as_it_is() -> None:
+    url = "postgresql://hub:p4ssw0rd@one:5432,[::1]:5433,three/hub"
+    assert Settings.load(env=ENV | {"DATABASE_URL": url}).database_url == url
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, written: Written) -> None:
     missing = tmp_path / "none.yaml"
     assert told(missing)[0] == (
