@@ -342,6 +342,7 @@ class Cell:
                 "look_again": [1.0, 2.0],
                 "poll_orders_seconds": 1.0 if polls else 3600.0,
                 "result_timer_seconds": 2.0,
+                "marketplace_limit": {"rate": 1000.0, "burst": 1000},
                 **webhook,
                 **dict(settings or {}),
             },

@@ -176,6 +176,7 @@ def _register(stage: Stage) -> None:
                 "poll_orders_seconds": 2.0,
                 "look_again": [2.0, 5.0],
                 "result_timer_seconds": 4.0,
+                "marketplace_limit": {"rate": 200.0, "burst": 100},
                 **({"webhook": asdict(webhook)} if webhook is not None else {}),
             },
             credentials={
