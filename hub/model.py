@@ -11,12 +11,23 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from hub.errors import Problem
 
 JsonTree = Any
 """A JSON document as `json.loads` gives it; only doors look inside."""
+
+
+LARGEST_ID: Final = 2_147_483_647
+"""VTEX counts SKUs and categories in 32 bits."""
+
+
+def vtex_id(text: str) -> str | None:
+    """The id of a SKU or category as VTEX writes it; `None` when it is no whole number from 1 to `LARGEST_ID`."""
+    plain = text.strip().lstrip("0")
+    is_number = plain.isascii() and plain.isdigit() and len(plain) <= len(str(LARGEST_ID))
+    return plain if is_number and int(plain) <= LARGEST_ID else None
 
 
 class Urgency:

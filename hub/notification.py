@@ -14,9 +14,8 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import from_json
 
 from hub.errors import BadInput, Problem
-from hub.model import Urgency
+from hub.model import LARGEST_ID, Urgency
 
-LARGEST_SKU_ID: Final = 2_147_483_647
 MOST_IN_ONE_BODY: Final = 1_000
 _MOST_PROBLEMS: Final = 20
 
@@ -174,7 +173,7 @@ def _told(name: str | int, tree: dict[str, Any], where: str) -> Problem:
 class _Body(BaseModel):
     """The body of one notification under our own names."""
 
-    sku_id: Annotated[int, Field(ge=1, le=LARGEST_SKU_ID)]
+    sku_id: Annotated[int, Field(ge=1, le=LARGEST_ID)]
     account: str = ""
     affiliate: str = ""
     is_active: bool | None = None
@@ -205,7 +204,7 @@ def _agreed(name: str, one: object, other: object) -> object:
     return one if len(words) == 1 else [one, other]
 
 
-_NUMBER_FIX: Final = f"send the SKU id once, as a whole number from 1 to {LARGEST_SKU_ID}"
+_NUMBER_FIX: Final = f"send the SKU id once, as a whole number from 1 to {LARGEST_ID}"
 _FLAG_FIX: Final = "send true or false"
 _FLAGS: Final = ("is_active", "stock_modified", "price_modified", "sku_modified", "removed")
 _FIXES: Final[dict[str, str]] = {

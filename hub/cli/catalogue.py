@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +28,8 @@ from hub.cli.talk import (
     tell_table,
     who,
 )
+from hub.errors import BadInput, Problem
+from hub.model import LARGEST_ID, vtex_id
 
 if TYPE_CHECKING:
     from hub.explain import Explanation
@@ -37,7 +39,6 @@ sku_app = typer.Typer(cls=Group, help="One SKU: why it shows as it does, and sen
 mappings_app = typer.Typer(cls=Group, help="Which marketplace category a VTEX category is.", no_args_is_help=True)
 
 Sku = Annotated[str, typer.Argument(metavar="SKU", help="VTEX SKU id.")]
-LONGEST_SKU = 100
 
 
 def register(app: typer.Typer) -> None:
@@ -63,7 +64,7 @@ def explain(
 
     if language not in LANGUAGES:
         refuse("--language", language, f"use one of {', '.join(LANGUAGES)}")
-    _require_sku(sku)
+    (sku,) = _sku_ids([sku])
     with desk.opened() as at:
         found = at.store(store)
         told = explained(
@@ -154,8 +155,7 @@ def resend(
     for name in context or ():
         if name not in CONTEXTS:
             refuse("--context", name, f"use one of {', '.join(CONTEXTS)}")
-    for one in sku:
-        _require_sku(one)
+    sku = _sku_ids(sku)
     contexts = tuple(context or CONTEXTS)
     with desk.opened() as at:
         found = at.store(store)
@@ -167,9 +167,14 @@ def resend(
     tell({"store": store, "skus": sku, "contexts": contexts, "changed": not dry_run}, said)
 
 
-def _require_sku(sku: str) -> None:
-    if not sku.strip() or len(sku) > LONGEST_SKU or "\x00" in sku:
-        refuse("SKU", sku, f"write a VTEX SKU id of at most {LONGEST_SKU} characters")
+def _sku_ids(given: Sequence[str]) -> list[str]:
+    """These SKU ids as VTEX writes them. `BadInput` with every one that can be none, by the intake's rule."""
+    ids = [(text, vtex_id(text)) for text in given]
+    fix = f"write a VTEX SKU id: a whole number from 1 to {LARGEST_ID}"
+    wrong = [Problem("input", field="SKU", value=text[:80] or "empty", fix=fix) for text, one in ids if one is None]
+    if wrong:
+        raise BadInput(wrong)
+    return list(dict.fromkeys(one for _, one in ids if one is not None))
 
 
 # ---------------------------------------------------------------- mappings

@@ -111,6 +111,10 @@ def test_a_key_is_made_where_the_environment_says(env: dict[str, str], tmp_path:
         (["simulate", "amazon"], "what is 'amazon': simulate vtex or marketplace"),
         (["sku", "explain", "x", "1", "--language", "fr"], "--language is 'fr': use one of en, pt, es"),
         (["sku", "resend", "x", "1", "--context", "load"], "--context is 'load': use one of catalog, price, stock"),
+        (["sku", "explain", "x", "abc"], "SKU is 'abc': write a VTEX SKU id: a whole number from 1 to 2147483647"),
+        (["sku", "resend", "x", "1", "0"], "SKU is '0': write a VTEX SKU id"),
+        (["sku", "resend", "x", "--", "-5"], "SKU is '-5': write a VTEX SKU id"),
+        (["sku", "resend", "x", "2147483648"], "SKU is '2147483648': write a VTEX SKU id"),
         (["mappings", "import", "x", "/nowhere.csv"], "FILE is '/nowhere.csv': cannot be read (No such file"),
     ],
 )
