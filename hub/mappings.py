@@ -19,7 +19,7 @@ from psycopg_pool import ConnectionPool
 from hub.db import retrying, translated
 from hub.errors import BadInput, Problem
 from hub.ledger import COMMAND_SLOT, Ledger, Pair
-from hub.model import Ask, Urgency
+from hub.model import LARGEST_ID, Ask, Urgency, vtex_id
 from hub.parsing import suggestion
 
 COLUMNS: Final = ("category", "remote", "name")
@@ -81,10 +81,14 @@ def read(raw: bytes, remotes: Mapping[str, str] | None = None) -> list[CategoryM
         line = raw[: fault.start].count(b"\n") + 1
         raise BadInput([Problem("input", f"row {line}", "", "is no UTF-8 text; save the file as CSV UTF-8")]) from None
     header = text.partition("\n")[0]
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=";" if ";" in header and "," not in header else ",")
+    delimiter = ";" if ";" in header and "," not in header else ","
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    number = 0  # of the last row that could be read
+    problems: list[Problem] = []
     try:
         names = [name.strip().lower() for name in next(lines, [])]
-        problems = list(_header_problems(names))
+        number = 1
+        problems += _header_problems(names)
         if problems:
             raise BadInput(problems)
         rows: list[CategoryMapping] = []
@@ -100,7 +104,7 @@ def read(raw: bytes, remotes: Mapping[str, str] | None = None) -> list[CategoryM
             problems += _row_problems(number, len(cells) - len(names), row, first, remotes)
             rows.append(row)
     except csv.Error as fault:
-        raise BadInput([Problem("input", f"row {lines.line_num}", "", f"is not readable: {fault}")]) from None
+        raise BadInput([*problems, Problem("input", f"row {number + 1}", "", _unreadable(str(fault)))]) from None
     if not rows and not problems:
         problems.append(Problem("input", "file", "", "holds no row below its header"))
     if problems:
@@ -108,6 +112,17 @@ def read(raw: bytes, remotes: Mapping[str, str] | None = None) -> list[CategoryM
     named = remotes or {}
     unique = {row.category: row for row in rows}
     return [CategoryMapping(row.category, row.remote, row.name or named.get(row.remote, "")) for row in unique.values()]
+
+
+def _unreadable(said: str) -> str:
+    """What to do about an error of `csv`."""
+    if "unexpected end of data" in said:
+        return "begins a text with a quote that is never closed; close it"
+    if "field larger" in said:
+        return f"holds a text of more than {csv.field_size_limit()} characters; look for a quote that is never closed"
+    if "expected after" in said:
+        return "has something behind the quote that closes a text; write a quote within a text twice"
+    return f"is not readable: {said}"
 
 
 def _header_problems(names: Sequence[str]) -> Iterator[Problem]:
@@ -137,6 +152,9 @@ def _row_problems(
             yield Problem("input", f"{place}, {field}", f"{value[:40]}…", fix)
         if "\x00" in value:
             yield Problem("input", f"{place}, {field}", "", "holds a NUL character; remove it")
+    if row.category and vtex_id(row.category) != row.category:
+        fix = f"write the number of the VTEX category: 1 to {LARGEST_ID}, without zeros in front"
+        yield Problem("input", f"{place}, category", row.category[:80], fix)
     if row.category:
         before = first.setdefault(row.category, (number, row.remote))
         if before[0] != number and before[1] != row.remote:

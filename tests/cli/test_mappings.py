@@ -46,6 +46,14 @@ def test_every_wrong_row_is_told_at_once_with_its_number() -> None:
     ]
 
 
+def test_a_category_that_vtex_cannot_have_is_told_with_its_row() -> None:
+    fix = "write the number of the VTEX category: 1 to 2147483647, without zeros in front"
+    assert told("category,remote\nx,a\n-3,a\n99999999999,a\n2147483648,a\n0,a\n07,a\n2147483647,a\n") == [
+        f"row {row}, category is '{found}': {fix}"
+        for row, found in enumerate(("x", "-3", "99999999999", "2147483648", "0", "07"), start=2)
+    ]
+
+
 @pytest.mark.parametrize(
     ("raw", "sentence"),
     [
@@ -55,6 +63,10 @@ def test_every_wrong_row_is_told_at_once_with_its_number() -> None:
         (b"category,remote\n1,\xff\xfe\n", "row 2: is no UTF-8 text; save the file as CSV UTF-8"),
         (b"category,remote\n1," + b"x" * 300 + b"\n", "row 2, remote is"),
         (b"category,remote\n1,a\x00b\n", "row 2"),
+        (b'category,remote\n1,a\n2,"b\n3,c\n', "row 3: begins a text with a quote that is never closed"),
+        (b'category,remote\n1,a\n2,"b\n' + b"3,c\n" * 50_000, "row 3: holds a text of more than 131072 characters"),
+        (b'category,remote\n1,"a"b\n', "row 2: has something behind the quote that closes a text"),
+        (b'category,"remote\n1,a\n', "row 1: begins a text with a quote that is never closed"),
         (b"category,remote,category\n1,2,3\n", "row 1 is 'category': is there twice; keep one"),
         (b"x" * (16 * 1_048_576 + 1), "file is '16777217 bytes': split it"),
     ],
@@ -69,7 +81,7 @@ _texts = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
-@given(st.dictionaries(_texts, st.tuples(_texts, _texts), min_size=1, max_size=20))
+@given(st.dictionaries(st.integers(1, 2**31 - 1).map(str), st.tuples(_texts, _texts), min_size=1, max_size=20))
 def test_what_is_exported_is_imported_unchanged(table: dict[str, tuple[str, str]]) -> None:
     rows = [Kept(category, remote, name, 0, None) for category, (remote, name) in table.items()]
     assert read(write(rows).encode()) == [CategoryMapping(row.category, row.remote, row.name) for row in rows]
