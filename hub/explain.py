@@ -72,7 +72,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The whole story of one SKU. `known`: VTEX or the hub has ever heard of it."""
+    """The whole story of one SKU. `known`: VTEX or the hub has ever heard of it; `actor` must act first, or nobody."""
 
     sku: str
     store: str
@@ -84,6 +84,7 @@ class Explanation:
     advice: tuple[Advice, ...]
     next_step: str
     link: str = ""
+    actor: str = "nobody"
 
     @property
     def well(self) -> bool:
@@ -135,17 +136,24 @@ def explain(
     rows = tuple(reports.key_states(pool, link.store, sku, CONTEXTS))
     checks = tuple(_checks(pool, seen, rows, status, gates))
     values = tuple(_values(seen, rows))
+    advice = tuple(_advice(seen, checks, rows, gates=gates, circuits=circuits, language=language))
+    acting = next((one.actor for one in advice if one.actor != "nobody"), "nobody")
+    active = status == "active"
+    resumed = f"nothing is sent while the store is {status}" + (
+        f"; hub store resume {link.slug} lets it go on" if status == "paused" else ""
+    )
     return Explanation(
         sku=sku,
         store=link.slug,
-        headline=_headline(seen, checks),
+        headline=("" if active else f"STORE {status.upper()}; ") + _headline(seen, checks),
         known=bool(seen.away) or seen.product is not None or seen.binding is not None or bool(rows),
         checks=checks,
         rows=rows,
         values=values,
-        advice=tuple(_advice(seen, checks, rows, gates=gates, circuits=circuits, language=language)),
-        next_step=_next_step(seen, rows),
+        advice=advice,
+        next_step=_next_step(seen, rows) if active else resumed,
         link=seen.shown.link if seen.shown else seen.binding.link if seen.binding else "",
+        actor=acting if active else "operator",
     )
 
 
@@ -186,7 +194,7 @@ def _checks(pool: Pool, seen: _Seen, rows: Sequence[KeyState], status: str, gate
     link, product = seen.link, seen.product
     yield _credentials(seen, gates)
     yield Check(
-        1,
+        _STORE_CHECK,
         "store known and active",
         "pass" if status == "active" else "fail",
         f"{link.slug} is {status}; affiliate {link.affiliate}, trade policy {link.sales_channel}",
@@ -202,6 +210,7 @@ def _checks(pool: Pool, seen: _Seen, rows: Sequence[KeyState], status: str, gate
     yield _listed(pool, seen)
 
 
+_STORE_CHECK = 1
 _OF_VTEX = (
     (2, "SKU readable in VTEX"),
     (3, "SKU active"),
@@ -249,7 +258,7 @@ def _of_vtex(pool: Pool, seen: _Seen) -> Iterator[Check]:
     yield Check(6, "marketplace's rules", "fail" if broken else "pass", said, 0.0, broken)
     yield _mapped(pool, seen, product)
     yield _reachable(seen)
-    yield _sold(seen)
+    yield _sold(seen, inactive=any(problem.code == "A2" for problem in barred))
     used = dict(rendered.defaults_used) if rendered else {}
     words = f"defaults used: {', '.join(f'{name}={value}' for name, value in sorted(used.items()))}" if used else ""
     missing = rendered is not None and rendered.listing is None and not broken and seen.mapping is not None
@@ -283,11 +292,13 @@ def _mapped(pool: Pool, seen: _Seen, product: Product) -> Check:
     return Check(7, "category mapped", "fail", f"{name} is not mapped", 0.0, (Problem("E4", "category", name, fix),))
 
 
-def _sold(seen: _Seen) -> Check:
+def _sold(seen: _Seen, *, inactive: bool) -> Check:
     link, blind = seen.link, seen.away.get("vtex")
     if blind is not None:
         return Check(9, "price and stock", "unknown", _why(blind))
     absent = availability(seen.offered, seen.sku, link.sales_channel, link.rules.pricing)
+    if seen.offered is None and inactive:  # checks 3 and 5 say why: what is missing here is not for the policy to give
+        return Check(9, "price and stock", "fail", "VTEX sells nothing that is inactive")
     if absent:
         fact = "not in the simulation's answer" if seen.offered is None else "no price"
         return Check(9, "price and stock", "fail", fact, 0.0, absent)
@@ -406,7 +417,7 @@ def _headline(seen: _Seen, checks: Sequence[Check]) -> str:
         return "NOT PUBLISHED"
     if not seen.shown.active:
         return "DEACTIVATED"
-    failing = [check.name for check in checks if check.verdict == "fail"]
+    failing = [check.name for check in checks if check.verdict == "fail" and check.number != _STORE_CHECK]
     return "PUBLISHED" if not failing else f"PUBLISHED, with problems: {', '.join(failing)}"
 
 

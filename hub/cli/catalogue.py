@@ -86,12 +86,15 @@ def explain(
 
 
 _SIGNS = {"pass": "✓", "warn": "!", "fail": "✗", "unknown": "?"}
+_ACTORS = {"vtex": "VTEX"}
 _WORK = {"i": "at rest", "p": "pending", "h": "under way", "s": "scheduled"}
 
 
 def _explained(told: Explanation) -> Iterator[str]:
-    acting = next((one.actor for one in told.advice if one.actor != "nobody"), "")
-    yield f"{told.headline}{f' – the {acting} must act' if acting and not told.well else ''}  {told.link}".rstrip()
+    acting = (
+        "" if told.actor == "nobody" or told.well else f" – {_ACTORS.get(told.actor, f'the {told.actor}')} must act"
+    )
+    yield f"{told.headline}{acting}  {told.link}".rstrip()
     yield ""
     yield "   check                     fact"
     for check in told.checks:

@@ -158,7 +158,8 @@ def test_an_inactive_sku_is_explained_although_nothing_was_ever_asked(cell: Cell
     told = explained(live, shop, sku, code=1)
     assert checks(told)[3] == "fail"
     assert told["rows"] == []
-    assert told["advice"][0]["code"] in {"A1", "A2"}
+    assert checks(told)[4] == "pass"
+    assert [one["code"] for one in told["advice"]] == ["A2"]  # and no A1: the trade policy is right
     shop_two = cell.shop()
     live("sku", "explain", shop_two.slug, "424242", code=3)
 
@@ -173,6 +174,7 @@ def test_a_side_that_does_not_answer_is_told_as_unknown_not_as_a_fault_of_the_sk
     verdicts = checks(told)
     assert verdicts[0] == "fail"
     assert all(verdicts[number] == "unknown" for number in range(2, 11))
+    assert "the operator must act" in live("sku", "explain", shop.slug, sku, code=1).out
     assert verdicts[12] == "pass"
     assert told["advice"][0]["code"] == "C0"
     assert told["advice"][0]["actor"] == "operator"
@@ -240,6 +242,10 @@ def test_gates_pauses_and_queues_are_seen_and_changed(cell: Cell, live: Hub) -> 
     live("store", "pause", shop.slug, "--reason", "lunch")
     assert "hub store resume" in live("gates", "open", shop.slug, code=2).talk
     assert "resume" in live("load", shop.slug, code=2).talk
+    told = explained(live, shop, sku, code=1)
+    assert (told["headline"], told["actor"]) == ("STORE PAUSED; PUBLISHED", "operator")
+    assert "hub store resume" in told["next_step"]
+    assert live("sku", "explain", shop.slug, sku, code=1).out.startswith("STORE PAUSED; PUBLISHED – the operator must")
     live("store", "resume", shop.slug)
     assert live("gates", "list", "--store", shop.slug, "--json").json["gates"] == []
 
