@@ -127,6 +127,9 @@ async def _up(place: Place, env: dict[str, str], host: str, ports: dict[str, int
             place.announce(Running("up", os.getpid(), kept, addresses))
             for name, address in addresses.items():
                 supervisor.say(f"{name}: {address}")
+            for server in servers:
+                if not server.home.is_relative_to(place.directory):
+                    supervisor.say(f"{server.name} keeps its files in {server.home}")
             supervisor.say("connect a store: hub store add --help · look around: hub doctor · stop: Ctrl-C")
             await supervisor.until_stopped()
     except ProcessDied as died:
@@ -379,13 +382,26 @@ def _log() -> None:
 
 
 def simulate(
-    what: Annotated[str, typer.Argument(metavar="vtex|marketplace")],
+    what: Annotated[str, typer.Argument(metavar="[vtex|marketplace]", help="Default: both, with an example.")] = "",
     host: Host = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65534, help="0 takes a free one; with both, VTEX's.")] = 0,
 ) -> None:
-    """Run a simulated VTEX or marketplace, to rehearse without touching a real one."""
-    if what not in {"vtex", "marketplace"}:
-        refuse("what", what, "simulate vtex or marketplace")
+    """Run a simulated VTEX and marketplace, to rehearse without touching real ones, and tell what to type.
+
+    One alone holds no account: it is steered by its control routes, below /_control.
+    """
+    if what not in {"", "vtex", "marketplace"}:
+        refuse("what", what, "simulate vtex or marketplace, or leave it out for both with an example")
+    if not what:
+        from hub.simulators import example
+
+        if host != "127.0.0.1":
+            refuse("--host", host, "the example listens on 127.0.0.1 only; leave it out, or name vtex or marketplace")
+        try:
+            code = example.run(port)
+        except OSError as fault:
+            refuse("--port", str(port), f"it or the next one cannot be used ({fault.strerror}); give another, or 0")
+        raise typer.Exit(code)
     arguments = ["--host", host, "--port", str(port)]
     if what == "vtex":
         from hub.simulators import vtex

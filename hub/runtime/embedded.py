@@ -183,6 +183,11 @@ class _Server:
         raise NotImplementedError
 
     @property
+    def home(self) -> Path:
+        """The directory that holds the server's files; from `process()` on it may be another than was asked for."""
+        return self._home
+
+    @property
     def port(self) -> int:
         """The TCP port on 127.0.0.1."""
         if self._port is None:
