@@ -247,7 +247,9 @@ def orders_list(
     with desk.opened() as at:
         found = reports.orders(at.pool, at.store(store).id, state=state or None, after=after, limit=limit)
     rows = [_order(one) for one in found]
-    columns = ["order", "state", "vtex_order", "approved", "total", "seen_at", "changed_at"]
+    if not wants_json():
+        rows = [{**row, "total (cents)": row["total"]} for row in rows]
+    columns = ["order", "state", "vtex_order", "approved", "total (cents)", "seen_at", "changed_at"]
     tell_table("orders", columns, rows, empty="no order")
     if len(rows) == limit:
         say(f"there may be more: --after {rows[-1]['order']}")

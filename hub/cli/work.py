@@ -113,8 +113,10 @@ def listed(
 
     with desk.opened() as at:
         rows = [_row(one) for one in loads.listed(at.pool, store=at.store(store).id if store else None, limit=limit)]
-    columns = ["load", "store", "state", "total", "sent", "pending", "rejected", "awaiting_mapping", "contingency"]
-    tell_table("loads", [*columns, "started_at"], rows, empty="no load yet")
+    if not wants_json():
+        rows = [{**row, "registered": row["sent"]} for row in rows]
+    counts = ["total", "registered", "pending", "rejected", "awaiting_mapping", "contingency"]
+    tell_table("loads", ["load", "store", "state", *counts, "started_at"], rows, empty="no load yet")
 
 
 @load_app.command()
@@ -220,14 +222,15 @@ class _Bar:
 
 def _short(load: Load) -> str:
     return (
-        f"{load.sent} sent, {load.rejected} rejected, {load.awaiting_mapping} awaiting mapping, "
+        f"{load.sent} registered, {load.rejected} rejected, {load.awaiting_mapping} awaiting mapping, "
         f"{load.contingency} in contingency"
     )
 
 
 def _sentence(load: Load) -> str:
     more = "" if load.listed else " (the list is still being read)"
+    follow = "; price and stock of what is registered follow" if load.sent else ""
     return (
         f"load {load.run} of {load.store}: {load.state} after {load.seconds:.1f} s; {load.total} SKUs{more}: "
-        f"{_short(load)}, {load.pending} pending"
+        f"{_short(load)}, {load.pending} pending{follow}"
     )

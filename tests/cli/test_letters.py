@@ -175,6 +175,7 @@ def test_orders_are_shown_without_anything_personal(
         ("MK-1", "approved", 12345),
         ("MK-2", "failed", 12345),
     ]
+    assert "total (cents)" in hub("orders", "list", "acme-mkt").out.splitlines()[0].split("\t")
     assert len(hub("orders", "list", "acme-mkt", "--state", "failed", "--json").json["orders"]) == 1
     shown = hub("orders", "show", "acme-mkt", "MKT-MK-2")
     assert "map the SKU" in shown.out
