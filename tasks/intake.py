@@ -279,7 +279,7 @@ class Intake:
             return
         try:
             door, reader = self._entrance(scope)
-            kept = reader(door, await self._body(receive), scope)
+            kept = reader(door, await self._body(receive, scope), scope)
             verdict = await self._commit.store(kept.notices, kept.asks)
             if verdict is not Verdict.STORED:
                 raise _unstored(verdict)
@@ -310,7 +310,11 @@ class Intake:
             raise _Refused(405, "method", [Problem("input", field="method", value=scope["method"], fix=_HOW)])
         return door, reader
 
-    async def _body(self, receive: Receive) -> bytes:
+    async def _body(self, receive: Receive, scope: Scope) -> bytes:
+        if (announced := _number(scope, b"content-length")) > self._bounds.body_bytes:
+            # Answered before it is read. What comes nevertheless is thrown away within the time that a request has;
+            # who waits for a 100 and may now send nothing would leave the end of this request open.
+            raise self._too_large(f"{announced} bytes", close=_header(scope, "expect") is not None)
         if self._bodies >= self._bounds.bodies:
             fix = "send it again in a moment; too many bodies arrive at once"
             raise _Refused(503, "busy", [Problem("input", fix=fix)], close=True)
@@ -332,14 +336,16 @@ class Intake:
                 else:
                     pieces.clear()
                 if size > self._bounds.body_bytes and (last or size > _DRAINED_BYTES):
-                    fix = f"send at most {self._bounds.body_bytes} bytes in one body"
                     found = f"{size} bytes" if last else f"more than {_DRAINED_BYTES} bytes"
-                    problem = Problem("input", field="body", value=found, fix=fix)
-                    raise _Refused(413, "too_large", [problem], close=not last)
+                    raise self._too_large(found, close=not last)
                 if last:
                     return b"".join(pieces)
         finally:
             self._bodies -= 1
+
+    def _too_large(self, found: str, *, close: bool) -> _Refused:
+        fix = f"send at most {self._bounds.body_bytes} bytes in one body"
+        return _Refused(413, "too_large", [Problem("input", field="body", value=found, fix=fix)], close=close)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -447,6 +453,14 @@ def _header(scope: Scope, name: str) -> str | None:
     wanted = name.lower().encode()
     found = [value for key, value in scope["headers"] if key == wanted]
     return b",".join(found).decode("latin-1") if found else None
+
+
+def _number(scope: Scope, name: bytes) -> int:
+    """A header that is a whole number, which the parser has made sure of; 0 without it."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return int(value)
+    return 0
 
 
 def _notice_id() -> uuid.UUID:

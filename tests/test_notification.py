@@ -100,6 +100,23 @@ def test_a_sku_id_that_cannot_be_one_is_refused(sku: object) -> None:
     assert list(problems({"idSku": sku})) == ["idSku"]
 
 
+@pytest.mark.parametrize(
+    "body", ['{"IdSku":1,"IdSku":2}', '{"IdSku" :1,"IdSku":2}', '{"x":{"IdSku":3},"IdSku":1,"IdSku":2}']
+)
+@pytest.mark.parametrize("frame", ["%s", "[%s]"])
+def test_a_key_written_twice_reads_as_one_in_two_spellings(body: str, frame: str) -> None:
+    (value,) = problems((frame % body).encode()).values()
+    assert value == "[1, 2]"
+    same = frame % '{"IdSku":5,"IdSku":null,"IdSku":5,"StockModified":true,"StockModified":false,"y":1,"y":2}'
+    (said,) = parse(same.encode(), account="a", affiliate="b")
+    assert (said.sku_id, said.stock_modified) == ("5", True)
+
+
+@pytest.mark.parametrize(("found", "shown"), [("é\\", "é\\"), ("a\u0000b\n", "a\ufffdb\ufffd"), (["é"], '["é"]')])
+def test_what_was_found_is_shown_without_escapes_of_its_own(found: object, shown: str) -> None:
+    assert problems({"IdSku": found}) == {"IdSku": shown}
+
+
 @pytest.mark.scenario("NOT-27", rule=True)
 def test_an_array_is_read_element_by_element_and_bounded() -> None:
     body = json.dumps([{"IdSku": n} for n in range(1, MOST_IN_ONE_BODY + 1)]).encode()

@@ -43,6 +43,21 @@ def test_a_body_that_is_too_large_is_a_413_and_the_connection_goes_on(bounded: t
     assert chunked.status_code == 413
 
 
+@pytest.mark.parametrize("announced", [10_001, 10**12])
+def test_a_body_announced_too_large_is_refused_before_it_comes(bounded: tuple[Running, str], announced: int) -> None:
+    intake, token = bounded
+    head = f"POST /{token} HTTP/1.1\r\nHost: x\r\nContent-Length: {announced}\r\n"
+    with connect(intake) as connection:  # nothing follows the head
+        connection.sendall(f"{head}\r\n".encode())
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 413 ")
+    with connect(intake) as connection:  # no "100 Continue" comes first, and the connection ends
+        connection.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+        status, said = answer_of(connection)
+    assert status == 413
+    assert f"{announced} bytes" in str(said["error"])
+    assert intake.post(token, {"IdSku": 1}).status == 200
+
+
 def test_a_head_that_is_too_large_is_a_431(bounded: tuple[Running, str]) -> None:
     intake, token = bounded
     answer = intake.session.post(f"{intake.url}/{token}", data=b"{}", headers={"X-Long": "y" * 8_000}, timeout=10)
