@@ -23,6 +23,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,7 @@ from hub.runtime.supervisor import Process, Stage, spawn
 _START_WITHIN = 60.0
 """Seconds; a recovery after a crash is part of it."""
 _STOP_WITHIN = 15.0
+_OWNER = "owner.pid"
 _ELSEWHERE = Path("/var/lib/vtex-hub")
 _SOON_GONE = ("lock file", "shared memory block", "Address already in use", "could not bind", "Failed listening")
 
@@ -597,10 +599,26 @@ class Postgres(_Server):
 
 @contextlib.contextmanager
 def scratch(prefix: str = "hub-") -> Iterator[Path]:
-    """Give a temporary directory below which servers of another user can work too; it is removed at the end."""
+    """Give a temporary directory below which servers of another user can work too; it is removed at the end.
+
+    Those of the same prefix whose owner was killed are removed first.
+    """
+    _sweep_scratch(Path(tempfile.gettempdir()), prefix)
     with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as made:
         Path(made).chmod(0o711)  # may be passed through, not listed
+        (Path(made) / _OWNER).write_text(f"{os.getpid()}\n", encoding="ascii")
         yield Path(made)
+
+
+def _sweep_scratch(where: Path, prefix: str) -> None:
+    """Remove what killed processes of this user left; without a note of the owner nothing is touched."""
+    for left in where.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError, ValueError):
+            status = left.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+                continue
+            if not alive(int((left / _OWNER).read_text(encoding="ascii"))):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _account(way_out: str) -> _Account | None:

@@ -36,6 +36,25 @@ def password_in(url: str) -> str:
     return url.partition("@")[0].rpartition(":")[2]
 
 
+def test_a_scratch_whose_owner_was_killed_is_removed_by_the_next_one_and_no_other() -> None:
+    prefix = f"hub-left-{os.getpid()}-"
+    killed = (
+        "import os, sys; from hub.runtime.embedded import scratch\n"
+        "with scratch(sys.argv[1]) as made: print(made, flush=True); os.kill(os.getpid(), 9)"
+    )
+    said = subprocess.run([sys.executable, "-c", killed, prefix], capture_output=True, text=True, check=False).stdout
+    left = Path(said.strip())
+    unknown = left.with_name(f"{prefix}unknown")
+    unknown.mkdir()
+    assert left.is_dir()
+    with scratch(prefix) as first, scratch(prefix) as second:
+        assert not left.exists()
+        assert first.is_dir()
+        assert second.is_dir()
+    assert unknown.is_dir()
+    unknown.rmdir()
+
+
 def test_postgres_sorts_and_folds_utf8_alike_on_every_machine(postgres: Postgres) -> None:
     with psycopg.connect(postgres.url) as connection:
         row = connection.execute(
