@@ -329,7 +329,8 @@ class _Surroundings:
 def _has_port(url: str) -> bool:
     """Whether each host's port, if it has one, can be one; PostgreSQL takes several hosts in one URL."""
     try:
-        place = urlsplit(url).netloc.rpartition("@")[2]
+        # Taken apart by hand: what urllib thinks of several hosts depends on Python's version.
+        place = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
         return all(urlsplit(f"//{host}").port != 0 for host in place.split(","))
     except ValueError:  # no number, or half an IPv6 address
         return False
