@@ -5,7 +5,7 @@ ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check scenarios lock
+.PHONY: help setup demo test check bench scenarios lock
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ check: setup ## style, types, import rules: seconds, no server
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest tests/check
+
+bench: setup ## ours, peers and limits in one run, a long while; ARGS="intake engine" runs these only
+	@$(BIN)/python -m bench $(ARGS)
 
 scenarios: setup ## which acceptance scenarios have a test, per group
 	@$(BIN)/python -m pytest --scenarios --collect-only -q
