@@ -413,9 +413,18 @@ def free_port() -> int:
 
 @contextmanager
 def running_cell(
-    valkey: Valkey, postgres: Postgres, database_url: str, directory: Path, *, plan: str = "test"
+    valkey: Valkey,
+    postgres: Postgres,
+    database_url: str,
+    directory: Path,
+    *,
+    plan: str = "test",
+    broker_url: str | None = None,
 ) -> Iterator[Cell]:
-    """Start everything; stop everything. `plan`: `test` lets a key die within a second, `demo` within ten."""
+    """Start everything; stop everything. `plan`: `test` lets a key die within a second, `demo` within ten.
+
+    `broker_url`: a broker other than Valkey.
+    """
     with ExitStack() as stack:
         vtex_url = stack.enter_context(in_thread(vtex_simulator.app(vtex_simulator.World(seed=7))))
         market_url = stack.enter_context(marketplace_simulator.served(marketplace_simulator.World(seed=7)))
@@ -429,6 +438,7 @@ def running_cell(
             "HUB_PREFIX": f"t{os.getpid()}-{next(_numbers)}",
             "HUB_QUEUES": str(quick_queues(directory / "queues.yaml")),
             "HUB_PLAN": plan,
+            **({"HUB_BROKER_URL": broker_url} if broker_url else {}),
         }
         intake = free_port()
         env["HUB_PUBLIC_URL"] = f"http://127.0.0.1:{intake}"

@@ -1,0 +1,85 @@
+"""RabbitMQ instead of Redis as the broker: the same hub, the same promises (design 3)."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chaos.rabbit import RabbitMQ, installed
+from hub.runtime.embedded import Postgres, Valkey
+from tasks.app import dead_queue
+from tests.cell import Cell, running_cell, until
+from tests.conftest import copied
+
+pytestmark = pytest.mark.skipif(not installed(), reason="RabbitMQ is not installed: apt-get install rabbitmq-server")
+
+
+@pytest.fixture(scope="module")
+def rabbit(server_directory: Path) -> Iterator[RabbitMQ]:
+    with RabbitMQ(server_directory / "rabbit") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def rabbit_cell(
+    rabbit: RabbitMQ,
+    valkey: Valkey,
+    postgres: Postgres,
+    migrated_template: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Cell]:
+    copies = copied(postgres, migrated_template)
+    directory = tmp_path_factory.mktemp("rabbit-cell")
+    with running_cell(valkey, postgres, next(copies), directory, broker_url=rabbit.url) as running:
+        yield running
+
+
+def test_a_store_added_at_run_time_is_served_through_rabbitmq(rabbit_cell: Cell, rabbit: RabbitMQ) -> None:
+    shop = rabbit_cell.shop("sandbox-replace")
+    (sku,) = shop.grow(1)
+    shop.published(sku)
+    shop.change(sku, stock=5)
+    shop.shows(sku, stock=5)
+    queues = rabbit.queues()
+    assert queues[f"{shop.slug}.stock"][1] >= 1, "a worker consumes the store's queue"
+    shop.quiet()
+
+
+def test_a_rabbitmq_that_was_killed_is_found_again_and_nothing_is_lost(rabbit_cell: Cell, rabbit: RabbitMQ) -> None:
+    shop = rabbit_cell.shop("sandbox-replace")
+    skus = shop.grow(3)
+    shop.published(*skus)
+    rabbit.kill()
+    for number, sku in enumerate(skus):
+        shop.change(sku, stock=number + 1)
+    assert all(child.poll() is None for child in rabbit_cell.processes.values()), "nobody dies of a broker's death"
+    rabbit.start()
+    for number, sku in enumerate(skus):
+        shop.shows(sku, stock=number + 1, seconds=30)
+    assert all(child.poll() is None for child in rabbit_cell.processes.values())
+    shop.quiet()
+    assert all(law.holds for law in rabbit_cell.ledger.check())
+
+
+def test_a_worker_that_was_killed_leaves_nothing_behind_on_rabbitmq(rabbit_cell: Cell) -> None:
+    shop = rabbit_cell.shop("sandbox-replace")
+    skus = shop.grow(5)
+    shop.published(*skus)
+    for sku in skus:
+        shop.change(sku, price=500)
+    for name, lane in (("first", "first"), ("more", "more")):
+        rabbit_cell.stop(name, signal.SIGKILL)
+        rabbit_cell.start_worker(name, lane)
+    for sku in skus:
+        shop.shows(sku, price_cents=500, seconds=30)
+    shop.quiet()
+
+
+def test_dead_keys_are_mirrored_in_rabbitmq(rabbit_cell: Cell, rabbit: RabbitMQ) -> None:
+    shop = rabbit_cell.shop("sandbox-replace")
+    rabbit_cell.vtex.fault("status", "sku", account=shop.account, status=500)
+    (sku,) = shop.grow(1)
+    shop.modified(sku, sku=True)
+    shop.status("catalog", sku, "dead")
+    until(lambda: rabbit.queues().get(dead_queue(shop.slug, "catalog"), (0, 0))[0] == 1, why="no dead letter")
