@@ -36,6 +36,7 @@ class Truth:
     ean: str | None
     brand: str
     images: tuple[str, ...]
+    unit_multiplier: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,11 @@ class VtexControl:
         """What the account sells now through a channel, by SKU id."""
         found: dict[str, dict[str, Any]] = self._call("GET", f"/accounts/{account}/truth?sc={channel}")
         return {sku: Truth(sku=sku, **{**one, "images": tuple(one["images"])}) for sku, one in found.items()}
+
+    def served(self, account: str) -> list[dict[str, Any]]:
+        """What every read of a SKU was told, oldest first (`hub.simulators.vtex.Told`)."""
+        found: list[dict[str, Any]] = self._call("GET", f"/accounts/{account}/served")
+        return found
 
     def notify(self, account: str, skus: Sequence[int] | None = None, **flags: bool) -> int:
         """Send notifications without a change (stock, price, sku, removed); all SKUs when none is named."""

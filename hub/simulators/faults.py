@@ -6,6 +6,7 @@ by time or by chance from a seed; and every request that came in can be read bac
 """
 
 import asyncio
+import heapq
 import itertools
 import json
 import random
@@ -24,7 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-JOURNAL_ENTRIES = 50_000
+JOURNAL_ENTRIES = 50_000  # of each operation: a flood of reads pushes no write out
 BODY_KEPT = 16_384  # bytes of a request body that the journal keeps
 SECRET_WORDS = ("authorization", "token", "appkey", "cookie", "secret", "password", "signature")
 MOST_BYTES = 64 * 1024 * 1024  # of a request body
@@ -189,15 +190,12 @@ class Entry:
 
 @dataclass(slots=True)
 class Journal:
-    """The last requests, and counts of all of them by account, operation and status."""
+    """The last `size` requests of each operation, and counts of all of them by account, operation and status."""
 
     size: int = JOURNAL_ENTRIES
-    entries: deque[Entry] = field(init=False)
+    entries: dict[str, deque[Entry]] = field(init=False, default_factory=dict)
     counts: Counter[tuple[str, str, int]] = field(init=False, default_factory=Counter)
     number: int = field(init=False, default=0)
-
-    def __post_init__(self) -> None:
-        self.entries = deque(maxlen=self.size)
 
     def record(
         self,
@@ -216,7 +214,7 @@ class Journal:
         """Keep one request. Status 0 means: no answer was given."""
         self.number += 1
         self.counts[account, operation, status] += 1
-        self.entries.append(
+        self.entries.setdefault(operation, deque(maxlen=self.size)).append(
             Entry(
                 number=self.number,
                 at=datetime.now(UTC).isoformat(),
@@ -247,12 +245,12 @@ class Journal:
     ) -> list[Entry]:
         """The newest `limit` entries that fit every given condition, oldest first, numbered above `after`."""
         found: list[Entry] = []
-        for entry in reversed(self.entries):
+        chosen = [kept for name, kept in self.entries.items() if operation in (None, name)]
+        for entry in heapq.merge(*map(reversed, chosen), key=lambda one: -one.number):
             if entry.number <= after or len(found) >= limit:
                 break
             if (
-                (operation is None or entry.operation == operation)
-                and (account is None or entry.account == account)
+                (account is None or entry.account == account)
                 and (method is None or entry.method == method)
                 and (status is None or entry.status == status)
                 and (path_contains is None or path_contains in entry.path)
@@ -426,6 +424,7 @@ class Call:
     account: str
     lying: bool = False  # answer as if done, change nothing
     stale: bool = False  # read as before the last change
+    waited: float = 0.0  # seconds since the request came in, when it is answered later
 
     @property
     def parameters(self) -> Mapping[str, str]:
@@ -472,7 +471,7 @@ class Door:
             body = await read_body(request)
             account = str(request.path_params.get("account", ""))
             plan = self.faults.plan(operation, group, account)
-            call = Call(request, body, operation, account, plan.lying, plan.stale)
+            call = Call(request, body, operation, account, plan.lying, plan.stale, plan.latency)
             response = await self._answer(call, group, answer, plan)
             fault = plan.fault.kind.value if plan.fault else "lie" if plan.lying else "stale" if plan.stale else ""
             self.journal.record(

@@ -51,9 +51,9 @@ over `<t>.<body>`; while a secret is rotated a second `v1`. Any 2xx within 2 s i
 Control, below `/_control` (the hub never calls it; `marketplace_control.MarketplaceControl` is the client):
 
     POST/GET /accounts · GET/PATCH/DELETE /accounts/{a} · POST /accounts/{a}/credentials {"action"} · POST
-    /accounts/{a}/outage {"mode", "seconds"} · GET /accounts/{a}/shown · GET/PATCH /accounts/{a}/shown/{sku} · POST
-    /accounts/{a}/sku-faults · POST /accounts/{a}/acceptance · POST/GET /accounts/{a}/orders ·
-    POST /accounts/{a}/orders/{id}/status · POST /accounts/{a}/events · GET /accounts/{a}/deliveries ·
+    /accounts/{a}/outage {"mode", "seconds"} · GET /accounts/{a}/shown · GET/PATCH /accounts/{a}/shown/{sku} · GET
+    /accounts/{a}/history · POST /accounts/{a}/sku-faults · POST /accounts/{a}/acceptance · POST/GET
+    /accounts/{a}/orders · POST /accounts/{a}/orders/{id}/status · POST /accounts/{a}/events · GET /accounts/{a}/deliveries ·
     POST /clock {"advance"} · POST /reset · and /faults, /limits, /journal, /calls as in `hub.simulators.faults`.
 """
 
@@ -63,6 +63,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import operator
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -628,7 +629,11 @@ def _behind_the_gate(world: World, profile: str, handler: Handler) -> Callable[[
                 if not allowed:
                     return throttled(None if form == "none" else reset, form)
                 headers = rate_headers(limit, remaining, reset)
-            response = handler(call, account)
+            account.arrived = world.now() - timedelta(seconds=call.waited)
+            try:
+                response = handler(call, account)
+            finally:
+                account.arrived = None
         except Refusal as refusal:
             response = _refusal(refusal, form)
         response.headers.update(headers)
@@ -957,6 +962,7 @@ def _placed(order: Order) -> dict[str, object]:
 def _delivery(delivery: Delivery) -> dict[str, object]:
     return {
         "event": delivery.event,
+        "planned": delivery.planned.isoformat(),
         "topic": delivery.topic,
         "order": delivery.order,
         "attempts": delivery.attempts,
@@ -1050,6 +1056,12 @@ class Control:
         account, sku = self._of(request), request.path_params["sku"]
         record = account.skus.get(sku, SkuRecord(sku))
         return JSONResponse(_shown(account, record) | {"history": [_change(change) for change in record.history]})
+
+    async def history(self, request: Request) -> Response:
+        """Every value of every SKU that became visible, in that order."""
+        records = self._of(request).skus.values()
+        rows = [{"sku": record.sku, **_change(change)} for record in records for change in record.history]
+        return JSONResponse(sorted(rows, key=operator.itemgetter("number")))
 
     async def drift(self, request: Request) -> Response:
         """Change by hand what a SKU shows."""
@@ -1157,6 +1169,7 @@ class Control:
             ("GET", f"{of}/shown", self.shown),
             ("GET", f"{of}/shown/{{sku}}", self.shown_sku),
             ("PATCH", f"{of}/shown/{{sku}}", self.drift),
+            ("GET", f"{of}/history", self.history),
             ("POST", f"{of}/sku-faults", self.sku_fault),
             ("POST", f"{of}/acceptance", self.acceptance),
             ("POST", f"{of}/orders", self.place),

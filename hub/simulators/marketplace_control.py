@@ -125,6 +125,7 @@ class Told:
     status: int | None
     seconds: float
     outcome: str
+    planned: str = ""
 
 
 class MarketplaceControl:
@@ -255,6 +256,11 @@ class MarketplaceControl:
         """One SKU with its history; absent when never heard of."""
         return _shown(self._call("GET", f"/accounts/{name}/shown/{sku}"))
 
+    def history(self, name: str) -> list[tuple[str, ShownValue]]:
+        """Every value that became visible, with its SKU, in that order."""
+        rows = self._call("GET", f"/accounts/{name}/history")
+        return [(row.pop("sku"), ShownValue(**row)) for row in rows]
+
     def counters(self, name: str) -> Mapping[str, int]:
         """What the account counted: creates, content_writes, price_writes, stock_writes, refused, feeds, …"""
         return self.account(name).counters
@@ -329,7 +335,7 @@ class MarketplaceControl:
     def deliveries(self, name: str) -> list[Told]:
         """What became of the account's webhooks."""
         return [
-            Told(t["event"], t["order"], t["attempts"], t["status"], t["seconds"], t["outcome"])
+            Told(t["event"], t["order"], t["attempts"], t["status"], t["seconds"], t["outcome"], t["planned"])
             for t in self._call("GET", f"/accounts/{name}/deliveries")
         ]
 

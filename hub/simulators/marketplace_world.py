@@ -205,7 +205,10 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One value that became visible. `number` grows over the whole account; `asked` is when the write came in."""
+    """One value that became visible. `number` grows over the whole account; `asked` is when the write came in.
+
+    A write of a feed came in with the feed; one that the marketplace was slow to begin came in before it began.
+    """
 
     number: int
     at: datetime
@@ -421,6 +424,7 @@ class Account:
         self.deliveries: deque[Delivery] = deque(maxlen=DELIVERIES_KEPT)
         self.sku_faults: dict[str, SkuFault] = {}
         self.outage: Outage | None = None
+        self.arrived: datetime | None = None  # of the request that is being answered just now
         self.client_id = f"client-{name}"
         self.client_secret = world.secret("client")
         self.token = token or world.secret("access")
@@ -440,6 +444,10 @@ class Account:
         while self._effects and self._effects[0][0] <= now:
             due, _, effect = heapq.heappop(self._effects)
             effect(due)
+
+    def _asked(self) -> datetime:
+        """When the write that is being done came in."""
+        return self.arrived or self.world.now()
 
     def _at(self, due: datetime, effect: Callable[[datetime], None]) -> None:
         if due <= self.world.now():
@@ -717,8 +725,8 @@ class Account:
         self, sku: str, changes: Changes, by: str, *, at: datetime | None = None, pretend: bool = False
     ) -> Listing:
         """Open a new listing, whether or not the SKU has one already."""
-        asked = self.world.now()
-        at = at or asked
+        asked = self._asked()
+        at = at or self.world.now()
         number = self.world.number()
         identity = f"{PREFIXES[self.profile]}-{number:08d}"
         waits = self.profile is Profile.FULL_REPLACE and self.dials.needs_acceptance
@@ -753,14 +761,14 @@ class Account:
         """Write values into a listing; they show after the account's slow apply."""
         if pretend:
             return
-        asked = self.world.now()
+        asked = self._asked()
         names = frozenset(changes)
         record = self.record(listing.sku)
         for kind, members in (("content", CONTENT_FIELDS), ("price", {"price", "list_price"}), ("stock", {"stock"})):
             if names & members:
                 record.writes[kind] += 1
                 self.counters[f"{kind}_writes"] += 1
-        self._later(listing, at or asked, lambda due: self._apply(listing, changes, by, asked, due))
+        self._later(listing, at or self.world.now(), lambda due: self._apply(listing, changes, by, asked, due))
 
     def set_state(self, listing: Listing, state: State, by: str, *, pretend: bool = False) -> None:
         """Block or unblock a listing.
@@ -772,7 +780,7 @@ class Account:
             raise Refusal(409, "not_accepted", "the listing is not accepted")
         if pretend:
             return
-        asked = self.world.now()
+        asked = self._asked()
         record = self.record(listing.sku)
         record.writes["state"] += 1
         self.counters["deactivations" if state is State.INACTIVE else "activations"] += 1
@@ -783,13 +791,13 @@ class Account:
             listing.updated_at = due
             self._note(listing, "state", state.value, by, at=due, asked=asked)
 
-        self._later(listing, asked, apply)
+        self._later(listing, self.world.now(), apply)
 
     def delete(self, listing: Listing, by: str, *, at: datetime | None = None, pretend: bool = False) -> None:
         """Take a listing away for good."""
         if pretend:
             return
-        asked = self.world.now()
+        asked = self._asked()
         record = self.record(listing.sku)
         record.deletes += 1
         self.counters["deletes"] += 1
@@ -799,7 +807,7 @@ class Account:
                 record.live.remove(listing.id)
                 self._note(listing, "state", State.ABSENT.value, by, at=due, asked=asked)
 
-        self._later(listing, at or asked, apply)
+        self._later(listing, at or self.world.now(), apply)
 
     def drift(self, listing: Listing, changes: Changes) -> None:
         """Change what is shown behind the seller's back; counts as nobody's write."""
@@ -860,7 +868,7 @@ class Account:
         # feeds of one kind are worked off in the order they came
         ends = max([now + timedelta(seconds=dials.feed_delay), *(feed.ends for feed in open_ones)])
         starts = now + timedelta(seconds=dials.feed_delay / 2)
-        feed = Feed(f"FEED-{self.world.number():08d}", kind, reference, lines, now, starts, ends)
+        feed = Feed(f"FEED-{self.world.number():08d}", kind, reference, lines, self._asked(), starts, ends)
         if pretend:
             return feed
         if dials.fatal_feeds:
@@ -911,6 +919,13 @@ class Account:
                 raise Refusal(429, "too_soon", f"one {kind} feed per {dials.feed_min_interval:g} s", retry_after=wait)
 
     def _work_off(self, feed: Feed, due: datetime) -> None:
+        before, self.arrived = self.arrived, feed.submitted
+        try:
+            self._work_off_lines(feed, due)
+        finally:
+            self.arrived = before
+
+    def _work_off_lines(self, feed: Feed, due: datetime) -> None:
         for number, line in enumerate(feed.lines, 1):
             result: dict[str, object] = {"line": number, "sku": None, "status": "accepted", "problems": []}
             try:

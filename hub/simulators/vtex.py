@@ -17,8 +17,10 @@ import random
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -37,12 +39,33 @@ from hub.simulators.vtex_orders import Forced, OrderDesk, order_json
 AFFILIATE_ID = re.compile(r"^[B-DF-HJ-NP-TV-Z]{3}$")
 GROUPS = ("catalog", "simulation", "affiliates", "orders", "logistics")
 PAGE_SIZE = 1000
+SERVED_KEPT = 500_000  # reads of SKUs remembered per account
 PUBLIC = ("checkout_simulation", "category_tree", "channel")
 OFFER_FIELDS = frozenset(one.name for one in fields(shop.Offer))
 STOCK_FIELDS = frozenset({"stock", "unlimited"})
 PRODUCT_FIELDS = frozenset(
     {"name", "description", "product_active", "category_path", "brand_name", "product_specifications"}
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What one answer told of one SKU, truth or stale, when it was made. Cents; `for_sale` false: gone or inactive.
+
+    Of a simulation, `for_sale` says that the SKU was among the items. `addressed`: it was asked for an order.
+    """
+
+    at: str
+    operation: str
+    sku: str
+    channel: int
+    for_sale: bool
+    channels: tuple[int, ...] = ()
+    price: int | None = None
+    list_price: int | None = None
+    stock: int | None = None
+    unit_multiplier: str = "1"
+    addressed: bool = False
 
 
 @dataclass(slots=True)
@@ -55,6 +78,7 @@ class Account:
     desk: OrderDesk
     notifier: Notifier
     denied: set[str] = field(default_factory=set)
+    served: deque["Told"] = field(default_factory=lambda: deque(maxlen=SERVED_KEPT))
 
 
 @dataclass(slots=True)
@@ -272,6 +296,16 @@ class Storefront:
     async def sku(self, call: Call) -> Response:
         """`stockkeepingunitbyid`."""
         sku = _sku_of(self._account(call), call.parameters["sku_id"])
+        self._account(call).served.append(
+            Told(
+                at=datetime.now(UTC).isoformat(),
+                operation="sku",
+                sku=call.parameters["sku_id"],
+                channel=int(call.query.get("sc") or 0),
+                for_sale=sku is not None and sku.selling,
+                channels=() if sku is None else sku.channels,
+            )
+        )
         if sku is None:
             return plain("SKU not found.", 404)
         return _json_bytes(shop.sku_json(self._account(call).catalog, sku))
@@ -342,6 +376,7 @@ class Storefront:
         answer = shop.simulated(
             account.catalog, cart, int(channel), checkout=checkout, now=time.monotonic(), stale=call.stale
         )
+        account.served.extend(_told(answer, cart, int(channel)))
         return _json_bytes(json.dumps(answer, ensure_ascii=False).encode())
 
     async def affiliates(self, call: Call) -> Response:
@@ -434,6 +469,33 @@ class Storefront:
         if not call.lying:
             account.desk.move(found, "handling")
         return Response(status_code=204)
+
+
+def _told(answer: Mapping[str, Any], cart: shop.Cart, channel: int) -> list[Told]:
+    """What a simulation says of each SKU that was asked for."""
+    items = {item["id"]: (place, item) for place, item in enumerate(answer["items"])}
+    at, addressed = datetime.now(UTC).isoformat(), cart.has_address
+    told = []
+    for wanted in cart.items:
+        place, item = items.get(wanted.id, (0, None))
+        if item is None:
+            told.append(Told(at, "simulation", wanted.id, channel, for_sale=False, addressed=addressed))
+            continue
+        told.append(
+            Told(
+                at=at,
+                operation="simulation",
+                sku=wanted.id,
+                channel=channel,
+                for_sale=True,
+                price=item["price"],
+                list_price=item["listPrice"],
+                stock=answer["logisticsInfo"][place]["stockBalance"] if item["quantity"] > 0 else 0,
+                unit_multiplier=str(item["unitMultiplier"]),
+                addressed=addressed,
+            )
+        )
+    return told
 
 
 def _sku_of(account: Account, sku_id: str) -> shop.Sku | None:
@@ -700,6 +762,7 @@ class Steering:
             ("PATCH", f"{at}/skus", self.change),
             ("DELETE", f"{at}/skus/{{sku_id:int}}", self.drop),
             ("GET", f"{at}/truth", self.truth),
+            ("GET", f"{at}/served", self.served),
             ("POST", f"{at}/notify", self.notify),
             ("GET", f"{at}/notifications", self.notifications),
             ("POST", f"{at}/forced", self.force),
@@ -854,6 +917,10 @@ class Steering:
         if not channel.isdecimal():
             return _wrong("sc", channel, "use the number of a sales channel")
         return JSONResponse(self._account(request).catalog.truth(int(channel)))
+
+    async def served(self, request: Request) -> Response:
+        """What every read of a SKU was told, oldest first."""
+        return JSONResponse([asdict(one) for one in self._account(request).served])
 
     async def notify(self, request: Request) -> Response:
         """Send notifications without a change."""

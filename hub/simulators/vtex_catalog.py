@@ -237,6 +237,7 @@ class Catalog:
                 "ean": sku.ean,
                 "brand": sku.brand_name,
                 "images": list(sku.images),
+                "unit_multiplier": sku.unit_multiplier,
             }
         return found
 

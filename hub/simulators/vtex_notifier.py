@@ -53,9 +53,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One notification that left, or was lost on purpose (status -1). Status 0: no answer."""
+    """One notification that left at `began`, or was lost on purpose (status -1). Status 0: no answer."""
 
     at: str
+    began: str
     affiliate: str
     sku_id: int
     variant: str
@@ -94,7 +95,7 @@ class Notifier:
         for affiliate, change in pairs:
             if self.chance.random() < self.habits.loss_share:
                 self.counts["lost"] += 1
-                self._note(affiliate, change, "", -1)
+                self._note(affiliate, change, "", -1, _now())
                 continue
             copies = 1 + (self.chance.random() < self.habits.duplicate_share)
             self.counts["doubled"] += copies - 1
@@ -164,15 +165,20 @@ class Notifier:
         variant, body = self.body(affiliate.id, change)
         url = notification_url(affiliate.search_uri_endpoint or "", self._path())
         self.counts["sent"] += 1
+        began = _now()
         status = await self.poster.post(url, json.dumps(body).encode())
         self.counts[f"status_{status}" if status else "no_answer"] += 1
-        self._note(affiliate, change, variant, status)
+        self._note(affiliate, change, variant, status, began)
 
     def _path(self) -> str:
         return self.chance.choice(PATHS) if self.habits.path == "random" else self.habits.path
 
-    def _note(self, affiliate: Affiliate, change: Change, variant: str, status: int) -> None:
-        self.sent.append(Sent(datetime.now(UTC).isoformat(), affiliate.id, change.sku_id, variant, status))
+    def _note(self, affiliate: Affiliate, change: Change, variant: str, status: int, began: str) -> None:
+        self.sent.append(Sent(_now(), began, affiliate.id, change.sku_id, variant, status))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
 
 
 def notification_url(endpoint: str, path: str) -> str:
