@@ -201,6 +201,7 @@ class Row:
     answered: int
     attempts: int = 0
     code: str | None = None
+    pending_since: float | None = None
     due_at: float | None = None
     answered_at: float | None = None
     parked_on: str | None = None
@@ -224,6 +225,16 @@ class HubOrder:
     order_id: str
     state: str
     vtex_order_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lease, and since when its claim runs; `since` is `None` when there is no such claim."""
+
+    lane: str
+    key: str
+    claim: int
+    since: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +305,7 @@ class Store:
     orders: tuple[HubOrder, ...] = ()
     lots: tuple[Lot, ...] = ()
     gates: tuple[Gate, ...] = ()
-    leases: tuple[str, ...] = ()  # "<lane> <key> claim <id>"
+    leases: tuple[Lease, ...] = ()
     excuses: tuple[Excuse, ...] = ()
 
 
@@ -331,7 +342,7 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One run. `claims`: claims that nobody settled, as text. `spooled`: bodies that are still in a spool."""
+    """One run, looked at when it was quiet (`ended`). `spooled`: bodies that are still in a spool."""
 
     seed: int
     began: float
@@ -340,7 +351,6 @@ class Evidence:
     queues: tuple[Queue, ...] = ()
     processes: tuple[Process, ...] = ()
     recoveries: tuple[Recovery, ...] = ()
-    claims: tuple[str, ...] = ()
     spooled: int = 0
     forgotten: tuple[str, ...] = ()  # journals that were too short: nothing may be concluded from what is missing
     notes: Mapping[str, str] = field(default_factory=dict)  # how it was run, for the reader
