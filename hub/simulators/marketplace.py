@@ -54,7 +54,8 @@ Control, below `/_control` (the hub never calls it; `marketplace_control.Marketp
     /accounts/{a}/outage {"mode", "seconds"} · GET /accounts/{a}/shown · GET/PATCH /accounts/{a}/shown/{sku} · GET
     /accounts/{a}/history · POST /accounts/{a}/sku-faults · POST /accounts/{a}/acceptance · POST/GET
     /accounts/{a}/orders · POST /accounts/{a}/orders/{id}/status · POST /accounts/{a}/events · GET
-    /accounts/{a}/deliveries · POST /clock {"advance"} · POST /reset · and /faults, /limits, /journal, /calls as in `hub.simulators.faults`.
+    /accounts/{a}/deliveries · POST /clock {"advance"} · POST /reset · and /faults, /limits, /journal, /calls as in
+    `hub.simulators.faults`.
 """
 
 import argparse
