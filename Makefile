@@ -5,7 +5,7 @@ ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench scenarios lock
+.PHONY: help setup demo test check bench chaos scenarios lock
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ check: setup ## style, types, import rules: seconds, no server
 
 bench: setup ## ours, peers and limits in one run, a long while; ARGS="intake engine" runs these only
 	@$(BIN)/python -m bench $(ARGS)
+
+chaos: setup ## the hub under kills, outages and lying peers from printed seeds; SEEDS=20, or SEED=7 for one, NOTIFICATIONS=1000 SKUS=100 for a small one
+	@SEED=$(SEED) SEEDS=$(SEEDS) $(BIN)/python -m chaos $(ARGS)
 
 scenarios: setup ## which acceptance scenarios have a test, per group
 	@$(BIN)/python -m pytest --scenarios --collect-only -q

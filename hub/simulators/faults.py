@@ -64,6 +64,7 @@ class Fault(BaseModel):
     jitter: float = Field(0.0, ge=0, description="for latency: up to so many seconds more, from the seed")
     retry_after: float | None = Field(1.0, ge=0, description="for throttle: seconds; no header when empty")
     retry_after_form: str = Field("seconds", pattern="^(seconds|date)$")
+    retry_after_text: str | None = Field(None, max_length=200, description="for throttle: the header as it stands")
     rate_headers: str = Field("both", pattern="^(both|ratelimit|x-ratelimit|none)$")
 
 
@@ -498,7 +499,10 @@ class Door:
             if fault.kind is Kind.STATUS:
                 return _plain_or_json(fault.body, fault.status)
             if fault.kind is Kind.THROTTLE:
-                return throttled(fault.retry_after, fault.retry_after_form, fault.rate_headers)
+                throttle = throttled(fault.retry_after, fault.retry_after_form, fault.rate_headers)
+                if fault.retry_after_text is not None:
+                    throttle.headers["Retry-After"] = fault.retry_after_text
+                return throttle
             if fault.kind is Kind.HANG_BEFORE:
                 return HangResponse(fault.seconds)
         allowance = self.limits.spend(call.operation, group, call.account)
