@@ -352,6 +352,14 @@ class MarketplaceControl:
         """How many requests came in since the marketplace began or forgot."""
         return sum(int(tree["count"]) for tree in self._call("GET", "/calls"))
 
+    def calls(self, operation: str, account: str) -> int:
+        """How many requests of an operation came in for an account."""
+        return sum(
+            int(tree["count"])
+            for tree in self._call("GET", "/calls")
+            if (tree["operation"], tree["account"]) == (operation, account)
+        )
+
     def limit(self, operation: str, calls: int | None, window: float = 60.0) -> None:
         """Allow so many calls of an operation per window and account; None lifts it."""
         self._call("POST", "/limits", {"name": operation, "calls": calls, "window": window})
