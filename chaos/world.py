@@ -47,8 +47,8 @@ QUICK = {
         "every_seconds": 0.5, "lease_seconds": LEASE_SECONDS, "heartbeat_seconds": 2, "spread_seconds": 2,
         "gate_try_seconds": 10,
     },
-    "vtex": {"rate": 1000, "burst": 1000, "total_seconds": 5, "connect_seconds": 2},
-    "marketplace": {"rate": 500, "burst": 500, "total_seconds": 5, "connect_seconds": 2},
+    "vtex": {"rate": 1000, "burst": 1000, "total_seconds": 5, "connect_seconds": 2, "obeyed_seconds": 15},
+    "marketplace": {"rate": 500, "burst": 500, "total_seconds": 5, "connect_seconds": 2, "obeyed_seconds": 15},
 }  # fmt: skip
 """What a run changes in queues.yaml: the same rules, shorter waits."""
 PLAN = {

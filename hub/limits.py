@@ -64,12 +64,14 @@ def rank_of(context: str, *, for_load: bool = False) -> int:
 class Budget:
     """`rate` calls per second with `burst`, shared by everybody who names the same `account`; rate 0: no limit.
 
-    In any second at most `rate` × 0.95 + `burst` calls start.
+    In any second at most `rate` × 0.95 + `burst` calls start. `obeyed`: seconds without calls that the peer's wish can
+    cost at most.
     """
 
     account: str
     rate: float = 0.0
     burst: int = 1
+    obeyed: float = LONGEST_HOLD
 
     @property
     def interval(self) -> int:

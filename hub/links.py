@@ -140,6 +140,7 @@ class Links:
                     account=f"vtex:{store.account}",
                     rate=limit.rate if limit else self.settings.vtex.rate,
                     burst=limit.burst if limit else self.settings.vtex.burst,
+                    obeyed=self.settings.vtex.obeyed_seconds,
                     headers={
                         "X-VTEX-API-AppKey": vtex.values.get("app_key", ""),
                         "X-VTEX-API-AppToken": vtex.values.get("app_token", ""),
@@ -212,6 +213,7 @@ class Links:
                 account=budget,
                 rate=limit.rate if limit else self.settings.marketplace.rate,
                 burst=limit.burst if limit else self.settings.marketplace.burst,
+                obeyed=self.settings.marketplace.obeyed_seconds,
                 secrets=list(credentials.values.values()),
                 connect=self.settings.marketplace.connect_seconds,
                 total=self.settings.marketplace.total_seconds,

@@ -80,12 +80,16 @@ class CircuitSettings(_Block):
 
 
 class PeerSettings(_Block):
-    """Budget (`rate` calls a second, `burst` at once, per account) and time-outs of calls to one side."""
+    """Budget (`rate` calls a second, `burst` at once, per account) and time-outs of calls to one side.
+
+    A peer that asks for a pause gets it, for `obeyed_seconds` at most.
+    """
 
     rate: Annotated[float, Field(gt=0, le=100_000)]
     burst: Annotated[int, Field(ge=1, le=100_000)]
     connect_seconds: Seconds = 3.0
     total_seconds: Seconds = 15.0
+    obeyed_seconds: Annotated[float, Field(ge=1, le=900)] = 900.0
 
     @field_validator("total_seconds")
     @classmethod

@@ -202,6 +202,7 @@ class Transport:
         account: str,
         rate: float = 0.0,
         burst: int = 1,
+        obeyed: float = LONGEST_HOLD,
         headers: Mapping[str, str] | None = None,
         secrets: Sequence[str] = (),
         verify: bool | str = True,
@@ -211,7 +212,7 @@ class Transport:
         """One store's way to one peer.
 
         `account` names the budget: whoever names the same shares it, so it must be unique over all peers
-        (`vtex:acme`). `headers` go with every call; their values and `secrets` are redacted everywhere. `connect` is
+        (`vtex:acme`). `obeyed`: how many seconds a `Retry-After` is obeyed at most. `headers` go with every call; their values and `secrets` are redacted everywhere. `connect` is
         the time in seconds for name, connection and TLS together, `total` that for a whole call which names no time of
         its own. `BadInput` names what cannot be used.
         """
@@ -220,7 +221,7 @@ class Transport:
             store=store,
             side=side,
             base_url=base_url,
-            budget=Budget(account, rate, burst),
+            budget=Budget(account, rate, burst, obeyed),
             headers=headers or {},
             secrets=secrets,
             verify=verify,
@@ -496,7 +497,7 @@ class Peer:
         told.status, told.size = status, len(exchange.body)
         text = _decoded(headers, exchange.body)
         now = datetime.now(UTC)
-        wait = _asked_to_wait(status, headers, now)
+        wait = min(_asked_to_wait(status, headers, now), self.budget.obeyed)
         if wait > 0:
             self._transport.limits.hold(self.budget.account, group, wait)
         if 200 <= status < 300 or status in BUSINESS:

@@ -87,6 +87,21 @@ def test_a_429_without_a_time_waits_about_a_minute(opened: Opened, server: str, 
     assert out.transport.limits.held("vtex:acme", "catalog") == pytest.approx(caught.value.wait, abs=2)
 
 
+@pytest.mark.parametrize("wish", ["999999999999", "Fri, 31 Dec 9999 23:59:59 GMT", "-5", "soon", "1e3"])
+def test_an_absurd_wish_costs_no_more_time_than_was_chosen(
+    opened: Opened, server: str, vtex: VtexControl, wish: str
+) -> None:
+    out = opened(server)
+    headers = {"X-VTEX-API-AppKey": KEY, "X-VTEX-API-AppToken": TOKEN}
+    url = vtex.account_url("acme")
+    peer = out.transport.peer("acme-mkt", "vtex", url, account="vtex:acme", headers=headers, obeyed=1.5)
+    vtex.fault("throttle", "channels", retry_after_text=wish, rate_headers="none", count=1)
+    with pytest.raises(Throttled) as caught:
+        channels(peer)
+    assert 1.0 <= caught.value.wait <= 1.5
+    until(lambda: said(peer) == "200", 4)
+
+
 @pytest.mark.scenario("ACC-09")
 def test_nothing_remaining_waits_for_the_reset(opened: Opened, server: str, vtex: VtexControl) -> None:
     peer = peer_of(opened(server), vtex)
