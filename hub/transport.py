@@ -212,9 +212,10 @@ class Transport:
         """One store's way to one peer.
 
         `account` names the budget: whoever names the same shares it, so it must be unique over all peers
-        (`vtex:acme`). `obeyed`: how many seconds a `Retry-After` is obeyed at most. `headers` go with every call; their values and `secrets` are redacted everywhere. `connect` is
-        the time in seconds for name, connection and TLS together, `total` that for a whole call which names no time of
-        its own. `BadInput` names what cannot be used.
+        (`vtex:acme`). `obeyed`: how many seconds a `Retry-After` is obeyed at most. `headers` go with every call;
+        their values and `secrets` are redacted everywhere. `connect` is the time in seconds for name, connection and
+        TLS together, `total` that for a whole call which names no time of its own. `BadInput` names what cannot be
+        used.
         """
         return Peer(
             self,
