@@ -48,7 +48,7 @@ ALONE = 0.25
 ROOM_LIFE = 5.0
 """Seconds that room kept for a claim stays kept."""
 
-RANKS = {"order": 0, "fulfilment": 1, "stock": 2, "lot": 2, "price": 3, "catalog": 4, "load": 5}
+RANKS = {"order": 0, "fulfilment": 1, "stock": 2, "lot": 2, "price": 3, "catalog": 4, "load": 5, "reconcile": 5}
 """Order of service; what is not named here comes with catalog."""
 LOAD = RANKS["load"]
 HORIZONS = (1.0, 0.9, 0.8, 0.7, 0.5, 0.0)

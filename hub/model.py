@@ -265,6 +265,14 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class ListingPage:
+    """Some of a seller's listings, and the cursor of the page behind them; `None`: these were the last."""
+
+    shown: tuple[Shown, ...]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class LotOutcome:
     """What became of one record of a lot: taken (with `written`) or refused (with `problems`).
 

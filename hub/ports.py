@@ -13,9 +13,12 @@ from typing import Any, Literal, Protocol
 from hub.errors import Problem
 from hub.model import (
     Action,
+    Ask,
     Binding,
     IntegrationAnswer,
+    JsonTree,
     Listing,
+    ListingPage,
     LotResult,
     MarketplaceOrder,
     OrderPage,
@@ -83,6 +86,10 @@ class Manifest:
     lots: Lots | None = None  # records go in lots
     webhook: Webhook | None = None
     polls_orders: bool = False
+    walks: bool = False  # lists the seller's listings page by page; without it each is asked for by its SKU
+    # What `show` and `listings` tell of a listing: there `None` means that it has none. `listing` only where it is
+    # shown as it was sent.
+    shows: frozenset[Literal["listing", "price", "stock"]] = frozenset({"listing", "price", "stock"})
     visibility_delay: float = 0.0  # seconds until a write can be read back: absence counts only after it
     max_stock: int = 999_999
     limit: Limit | None = None  # default budget of a seller's account
@@ -114,6 +121,9 @@ class Marketplace(Protocol):
 
     def show(self, sku: str, remote_id: str | None) -> Shown | None:
         """What it shows of our SKU now, found by our seller code; `None` when it has none (read-back)."""
+
+    def listings(self, cursor: str | None) -> ListingPage:
+        """A page of everything that it shows of this seller, begun with `None`; only where the manifest `walks`."""
 
     def encode(self, record: Record) -> bytes:
         """One record as it stands in a lot (one line, without its end). Pure."""
@@ -237,6 +247,97 @@ class LotView:
     since_submit: float | None
 
 
+Phase = Literal["lots", "listings", "missing", "absent", "catalogue", "orders"]
+"""What a reconciliation does, in this order; see `hub.contexts.reconcile`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """A reconciliation under way: where it stands, and what it was told to do.
+
+    `at` is where the phase goes on, `step` counts the pages taken, `age` the seconds since it began. `contexts`: what
+    is asked for. `adopts`: listings of SKUs that neither the hub nor VTEX knows are ours, too.
+    """
+
+    run: int
+    step: int
+    phase: Phase
+    at: str
+    age: float
+    contexts: frozenset[str]
+    adopts: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """What the database believes of one SKU. `known`: the catalogue was asked for it at some time.
+
+    `firm` maps contexts to what the marketplace should show: snapshots without a doubt that are older than the look at
+    the marketplace, so that a difference means something.
+    """
+
+    binding: Binding | None
+    firm: Mapping[str, JsonTree]
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one page of a reconciliation changes; taken in one transaction, once.
+
+    `doubts` are (context, SKU, believed value) that turned out untrue. `pairs` are stored as the marketplace shows
+    them; `seen` have a listing, `absent` were not found for the first time, `gone` for the second. `at` and `phase` are
+    where it goes on, `phase` `None` at its end. `counts` are added to the totals that people see.
+    """
+
+    run: Reconciliation
+    since: str
+    delay: float
+    phase: Phase | None
+    at: str
+    asks: tuple[Ask, ...] = ()
+    doubts: tuple[tuple[str, str, JsonTree], ...] = ()
+    pairs: tuple[Binding, ...] = ()
+    seen: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class Beliefs(Protocol):
+    """What one store's database takes for true of the marketplace, to be compared with what is shown."""
+
+    def running(self) -> Reconciliation | None:
+        """The store's reconciliation under way."""
+
+    def clock(self) -> str:
+        """PostgreSQL's time now (ISO, UTC): what is confirmed later than a look was taken is not judged by it."""
+
+    def backlog(self) -> int:
+        """Keys of this store that are pending, counted up to a few thousand."""
+
+    def lots_pause(self, run: int, delay: float) -> float:
+        """Seconds until the lots that were open when the run began are answered and visible (0: they are)."""
+
+    def of(self, skus: Sequence[str], since: str, delay: float) -> Mapping[str, Belief]:
+        """What is believed of these SKUs; snapshots younger than `since` less `delay` seconds are not firm."""
+
+    def unseen(self, run: int, after: str, limit: int) -> Sequence[Binding]:
+        """Pairs that this run has not seen yet, by SKU, behind `after`."""
+
+    def absent(self, after: str, limit: int) -> Sequence[tuple[Binding, float]]:
+        """Pairs that were not found at the marketplace, with the seconds since then, by SKU, behind `after`."""
+
+    def unbound(self, skus: Sequence[str]) -> Sequence[str]:
+        """Those of these SKUs that have no pair."""
+
+    def open_orders(self, after: str, limit: int) -> Sequence[str]:
+        """Orders that have not come to their end, by id, behind `after`."""
+
+    def take(self, taken: Taken) -> None:
+        """Carry a page out, unless it was taken before."""
+
+
 class States(Protocol):
     """What is known: reads for rules, and the few facts a context may leave behind outside of `settle`."""
 
@@ -281,6 +382,10 @@ class States(Protocol):
 
     def load_backlog(self, run: int) -> int:
         """How many SKUs of the run have no outcome yet."""
+
+    @property
+    def beliefs(self) -> Beliefs:
+        """What is taken for true of the marketplace, for the reconciliation."""
 
     def lot(self, lot: int) -> LotView | None:
         """One lot."""

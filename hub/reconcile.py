@@ -38,6 +38,7 @@ OPERATIONS = {
     "fulfilment": "Order status update",
     "load": "Catalog change",
     "lot": "Catalog change",
+    "reconcile": "Catalog change",
 }
 """Context → operation, in the words of vtex.md 15.2."""
 

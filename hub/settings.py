@@ -109,6 +109,7 @@ class SweepSettings(_Block):
     batch: Annotated[int, Field(ge=1, le=100_000)] = 5000
     gate_try_seconds: Seconds = 900.0
     spread_seconds: Seconds = 10.0
+    reconcile_hours: Annotated[float, Field(ge=0.0005, le=8760)] = 24.0
 
     @field_validator("heartbeat_seconds")
     @classmethod
@@ -167,6 +168,7 @@ class _Contexts(_Block):
     fulfilment: _Context
     load: _Context
     lot: _Context
+    reconcile: _Context = _Context(pool="catalog", plan="", first_claim=1, more_claim=1, cap=1)  # plan: that of load
 
 
 class _Plan(_Block):
@@ -272,7 +274,7 @@ class Settings:
             contexts={
                 name: ContextSettings(
                     pool=block.pool,
-                    plan=plans[everywhere or block.plan],
+                    plan=plans[everywhere or block.plan or file.contexts.load.plan],
                     first_claim=block.first_claim,
                     more_claim=block.more_claim,
                     cap=block.cap,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
+from hub.beliefs import StoreBeliefs
 from hub.db import translated
 from hub.errors import Problem
 from hub.integration import integration_answer
@@ -350,6 +351,11 @@ class StoreStates:
                 (run,),
             ).fetchone()
         return int(row[0]) if row else 0
+
+    @property
+    def beliefs(self) -> StoreBeliefs:
+        """What is taken for true of the marketplace."""
+        return StoreBeliefs(self.pool, self.store, self.slot, self.touched)
 
     # ---------------------------------------------------------------- lots
 

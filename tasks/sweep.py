@@ -19,6 +19,8 @@ from typing import Any
 from psycopg import Connection, errors, sql
 from psycopg_pool import ConnectionPool
 
+from hub import reconciliations
+from hub.contexts.reconcile import KEY as RECONCILE_KEY
 from hub.db import StorageAway, open_pool, translated
 from hub.errors import HubError
 from hub.ledger import Ledger
@@ -59,6 +61,7 @@ class Sweep:
         self._do("runs", 1, self.finish_loads)
         self._do("replay", 1, lambda: nudge(self.settings, self.pool, self.waker))
         self._do("polls", 5, self.start_polls)
+        self._do("reconcile", 2, self.reconcile)
         self._do("workers", 60, self.forget_workers)
         self._do("partitions", 600, self.partitions)
 
@@ -146,8 +149,15 @@ class Sweep:
             [Ask(store, "order", POLL_KEY, "sweep", Urgency.FOLLOW) for store in polling if store not in started]
         )
 
+    def reconcile(self) -> None:
+        """Compare each store with both sides when its time has come, and see that what is under way goes on."""
+        reconciliations.start_due(self.pool, hours=self.settings.sweep.reconcile_hours)
+        stores = reconciliations.unattended(self.pool, RECONCILE_KEY)
+        self.ledger.enqueue([Ask(store, "reconcile", RECONCILE_KEY, "sweep", Urgency.SWEEP) for store in stores])
+
     def forget_workers(self) -> None:
-        """Processes that stopped beating long ago leave no row behind."""
+        """Processes that stopped beating and comparisons that ended long ago leave no row behind."""
+        reconciliations.forget(self.pool, days=self.settings.retention.interactions_days)
         with translated(), self.pool.connection() as db:
             db.execute(
                 "delete from workers w where until < now() - interval '1 hour'"

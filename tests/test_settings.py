@@ -53,7 +53,7 @@ def line_of(text: str, start: str, after: str = "") -> int:
 def test_the_file_as_it_comes_declares_every_context_and_pool() -> None:
     loaded = Settings.load(env=ENV)
     assert tuple(loaded.contexts) == CONTEXT_NAMES
-    assert set(CONTEXT_NAMES) == {"catalog", "price", "stock", "order", "fulfilment", "load", "lot"}
+    assert set(CONTEXT_NAMES) == {"catalog", "price", "stock", "order", "fulfilment", "load", "lot", "reconcile"}
     assert tuple(loaded.pools) == POOLS
     assert loaded.layout == "per_store"
     assert loaded.broker_url == ENV["REDIS_URL"]

@@ -1,4 +1,4 @@
-"""Commands about work: loads and how they go."""
+"""Commands about work: loads, reconciliations, and how they go."""
 
 from __future__ import annotations
 
@@ -28,8 +28,16 @@ from hub.cli.talk import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hub.cli.desk import Desk
     from hub.loads import Load
+    from hub.reconciliations import Comparison
+
+RECONCILE_COLUMNS = ("listings", "differing", "rebound", "absent", "foreign", "orders", "asked")
+
+ANSWERS_SECONDS = 30.0
+"""How long a reconciliation that has ended is followed until what it asked for is answered; new work never ends."""
 
 LOOK_SECONDS = 0.5
 """How often a followed run is looked at."""
@@ -45,6 +53,22 @@ class LoadGroup(Group):
         return super().parse_args(ctx, args)
 
 
+class ReconcileGroup(Group):
+    """`hub reconcile --all` is `hub reconcile start --all`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `start` before its options."""
+        if args and args[0] not in self.commands and not {"-h", "--help"} & set(args):
+            args = ["start", *args]
+        return super().parse_args(ctx, args)
+
+
+reconcile_app = typer.Typer(
+    cls=ReconcileGroup,
+    help="Compare what the hub believes with what both sides show: hub reconcile --all, after a restored backup.",
+    no_args_is_help=True,
+)
+
 load_app = typer.Typer(
     cls=LoadGroup, help="Bring a store's whole catalogue over: hub load STORE.", no_args_is_help=True
 )
@@ -55,6 +79,7 @@ Follow = Annotated[bool, typer.Option("--follow/--no-follow", help="Stay and wat
 def register(app: typer.Typer) -> None:
     """Make these commands known."""
     app.add_typer(load_app, name="load", rich_help_panel="Stores and catalogue")
+    app.add_typer(reconcile_app, name="reconcile", rich_help_panel="Operation")
 
 
 @load_app.command()
@@ -234,3 +259,125 @@ def _sentence(load: Load) -> str:
         f"load {load.run} of {load.store}: {load.state} after {load.seconds:.1f} s; {load.total} SKUs{more}: "
         f"{_short(load)}, {load.pending} pending{follow}"
     )
+
+
+# ---------------------------------------------------------------- reconcile
+
+
+@reconcile_app.command("start")
+def reconcile_start(
+    store: Annotated[list[str] | None, typer.Option(help="This store; may be repeated.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every active store.")] = False,
+    context: Annotated[
+        list[str] | None, typer.Option(help="Only catalog, price, stock or order; may be repeated.")
+    ] = None,
+    follow: Follow = True,
+    reason: Reason = "",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Take all that is believed for doubtful: read it back at the marketplace, read VTEX again, correct what differs.
+
+    Needed after a database was restored from a backup. Nothing is created that is there already. It goes on by itself
+    when you leave, paced and behind everything that is more urgent.
+    """
+    from hub import reconciliations
+    from hub.errors import Conflict
+
+    if bool(store) == every:
+        refuse("--store", ", ".join(store or ()), "name stores, or write --all for every active one")
+    contexts = reconciliations.checked(context or ())
+    with desk.opened() as at:
+        chosen = [at.store(name) for name in dict.fromkeys(store or ())] or [
+            one for one in at.registry.all() if one.status == "active"
+        ]
+        for one in chosen:
+            if one.status != "active":
+                refuse("--store", one.slug, f"is {one.status}; first: hub store resume {one.slug}")
+        if dry_run:
+            rows = []
+            for one in chosen:
+                pairs, orders = reconciliations.expected(at.pool, one.id)
+                rows.append({"store": one.slug, "listings": pairs, "orders": orders})
+            tell_table("stores", ["store", "listings", "orders"], rows, empty="no active store")
+            return
+        runs, problems = [], []
+        for one in chosen:
+            try:
+                runs.append(reconciliations.start(at.pool, one.id, who=who(), why=reason, contexts=contexts))
+            except Conflict as running:
+                problems.append(f"{one.slug}: {running}")
+            at.wake(one.slug, "reconcile")
+        for problem in problems:
+            say(problem)
+        if runs:
+            say(f"{len(runs)} started; they go on without this terminal: hub reconcile list")
+        _reconciled(at, runs, follow=follow)
+    if problems:
+        raise typer.Exit(PROBLEMS)
+
+
+@reconcile_app.command("list")
+def reconcile_list(
+    store: Annotated[str, typer.Option(help="Only this store.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    as_json: Json = False,
+) -> None:
+    """The last reconciliations, the calendar's too, and what they met."""
+    from hub import reconciliations
+
+    with desk.opened() as at:
+        found = reconciliations.listed(at.pool, store=at.store(store).id if store else None, limit=limit)
+    _tell_comparisons(found)
+
+
+@reconcile_app.command("cancel")
+def reconcile_cancel(store: StoreName, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """End a store's reconciliation where it is; what was asked for already is finished."""
+    from hub import reconciliations
+
+    with desk.opened() as at:
+        number = at.store(store).id
+        if dry_run:
+            last = reconciliations.listed(at.pool, store=number, limit=1)
+            run = last[0].run if last and last[0].state == "running" else None
+        else:
+            run = reconciliations.cancel(at.pool, number, who=who())
+    if run is None:
+        say(f"no reconciliation of {store} is running")
+        raise typer.Exit(MISSING)
+    tell({"run": run, "cancelled": not dry_run}, f"run {run} {'would be' if dry_run else 'is'} cancelled")
+
+
+def _reconciled(at: Desk, runs: list[int], *, follow: bool) -> None:
+    """Stay until all of them have ended and what they asked for is answered, then tell."""
+    from hub import reconciliations
+
+    found = reconciliations.listed(at.pool, runs=runs)
+    detached = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: detached.set())
+    told, patience = 0, ANSWERS_SECONDS
+    try:
+        while follow and patience > 0 and any(one.state == "running" or one.pending for one in found):
+            if detached.wait(LOOK_SECONDS):
+                say("it goes on; hub reconcile list · hub reconcile cancel STORE")
+                raise typer.Exit(130)
+            found = reconciliations.listed(at.pool, runs=runs)
+            patience -= LOOK_SECONDS * all(one.state != "running" for one in found)
+            ended = sum(one.state != "running" for one in found)
+            if ended > told:
+                told = ended
+                say(f"{ended} of {len(found)} stores compared")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    _tell_comparisons(found)
+
+
+def _tell_comparisons(found: Sequence[Comparison]) -> None:
+    rows = []
+    for one in found:
+        row = asdict(one)
+        counts = row.pop("counts")
+        rows.append({**row, **{name: counts.get(name, 0) for name in RECONCILE_COLUMNS}})
+    columns = ["run", "store", "state", "phase", *RECONCILE_COLUMNS, "pending", "started_at"]
+    tell_table("reconciliations", columns, rows, empty="none yet")

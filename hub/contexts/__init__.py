@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hub.contexts import catalog, load, lot, offer, order
+from hub.contexts import catalog, load, lot, offer, order, reconcile
 from hub.contexts.step import Item, Step
 from hub.outcome import Ending
 from hub.ports import Link, Manifest
@@ -52,6 +52,10 @@ def _lot_lane(_manifest: Manifest) -> str:
     return "lot"
 
 
+def _reconcile_lane(_manifest: Manifest) -> str:
+    return "reconcile"
+
+
 ABOUT_SKUS = frozenset({"catalog", "price", "stock"})
 """Contexts whose keys are SKU ids."""
 
@@ -64,5 +68,6 @@ CONTEXTS: Mapping[str, Context] = {
         Context("order", (), _order_lane, order.read, order.decide, order.write),
         Context("load", (), _load_lane, load.read, load.decide, load.write),
         Context("lot", (), _lot_lane, lot.read, lot.decide, lot.write),
+        Context("reconcile", (), _reconcile_lane, reconcile.read, reconcile.decide, reconcile.write),
     )
 }

@@ -47,6 +47,7 @@ from hub.model import (
     Shown,
     SimulatedItem,
     Story,
+    Urgency,
     Written,
     digest,
 )
@@ -265,6 +266,8 @@ def _hold_back(
     outcome: Parked | Refused
     if mapping.remote is None:
         outcome = Parked(f"mapping:{mapping.category}", mapping.version, then)
+        if facts.row.status == "parked" and facts.row.urgency >= Urgency.SWEEP and not facts.row.heard:
+            story = ()  # our own calendar found what was told already
     else:
         outcome = Refused(problems, _gate_hash(told), then)
         if facts.row.input_hash == outcome.input_hash:

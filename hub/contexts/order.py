@@ -279,9 +279,15 @@ def _asks_marketplace(facts: Facts) -> bool:
 
 
 def _asks_vtex(facts: Facts) -> bool:
-    """Whatever was sent is looked up before it is sent again, and where an answer does not say where it stands."""
-    if facts.missing or not facts.sent or facts.state in ("approved", "cancelled"):
+    """Nothing is sent that was not looked up; and VTEX is asked where an answer does not say where an order stands."""
+    if facts.missing or facts.state in ("approved", "cancelled"):
         return False
+    if not facts.sent:
+        # Never sent as far as this database knows; but it may have been restored from before the order (law 5).
+        order = facts.newest
+        return order is not None and (
+            course(facts) == "dropped" or (course(facts) == "create" and not _hindrances(facts, order))
+        )
     said = facts.verdict
     if said.state == "approved":
         return False

@@ -34,6 +34,7 @@ from hub.model import (
     Buyer,
     JsonTree,
     Listing,
+    ListingPage,
     LotOutcome,
     LotResult,
     MarketplaceOrder,
@@ -164,6 +165,7 @@ SYNC: Final = Dialect(
         create="create",
         webhook=Webhook(scheme="hmac_timestamp_body"),
         polls_orders=True,
+        walks=True,
         visibility_delay=1.0,
         limit=_LIMIT,
         verification="spec-verified",
@@ -183,6 +185,7 @@ LOT: Final = Dialect(
         create="upsert",
         lots=Lots(max_records=1_000, max_bytes=1_000_000, max_age=0.5, min_interval=0.3, poll=0.3),
         polls_orders=True,
+        walks=True,
         visibility_delay=1.0,
         limit=_LIMIT,
         verification="spec-verified",
@@ -202,6 +205,7 @@ REPLACE: Final = Dialect(
         create="upsert",
         webhook=Webhook(scheme="none"),
         polls_orders=True,
+        walks=True,
         visibility_delay=1.0,
         limit=_LIMIT,
         verification="spec-verified",
@@ -249,6 +253,7 @@ class _Listed(_Told):
 
 class _Found(_Told):
     listings: tuple[_Listed, ...] = ()
+    next_cursor: str | None = None
 
 
 class _Feed(_Told):
@@ -842,6 +847,14 @@ class Sandbox:
             return None
         chosen = next((one for one in ours if one.id == remote_id), ours[0])
         return self._sure(lambda: shown(chosen, self._dialect, self._currency), answer)
+
+    def listings(self, cursor: str | None) -> ListingPage:
+        """A page of everything that it shows of this seller."""
+        operation = "offer_find" if self._dialect is REPLACE else "listing_find"
+        answer = self._ask(operation, params={"limit": str(_PAGE), **({"cursor": cursor} if cursor else {})})
+        found = self._understood(_Found, self._ok(answer, "listings"))
+        listed = self._sure(lambda: tuple(shown(one, self._dialect, self._currency) for one in found.listings), answer)
+        return ListingPage(listed, found.next_cursor)
 
     # --- lots ---------------------------------------------------------------------------------------------------
 

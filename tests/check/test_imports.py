@@ -16,7 +16,7 @@ LAYERS = (
     ("hub.wires", "hub.limits", "hub.circuits", "hub.transport"),
     ("hub.vtex", "hub.mapper", "hub.marketplaces"),
     ("hub.db", "hub.private_file", "hub.settings", "hub.stores"),
-    ("hub.conservation", "hub.remembering", "hub.ledger", "hub.states"),
+    ("hub.conservation", "hub.remembering", "hub.ledger", "hub.beliefs", "hub.states"),
     ("hub.links", "hub.reconcile"),
 )
 """Who may import whom: a module imports its own row and those above it. What is not named may import all of them."""

@@ -1,0 +1,266 @@
+"""A database older than the marketplace: what it believes is compared with what is there, and nothing is made twice."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import requests
+from psycopg import sql
+
+from hub import reconciliations
+from tests.cell import ROOT, Cell, Shop, until
+from tests.scenarios.test_ord import place, reaches
+
+TABLES = "select relname from pg_class where relnamespace = 'hub'::regnamespace and relkind in ('r', 'p')"
+NOT_KEPT = ("migrations", "workers", "claims", "leases")
+
+
+def backed_up(cell: Cell) -> dict[str, list[str]]:
+    """A copy of every table's rows in a schema of its own; table → columns."""
+    kept = {}
+    with cell.pool.connection() as db, db.transaction():
+        db.execute("create schema backup")
+        for (name,) in db.execute(f"{TABLES} and not relispartition").fetchall():
+            table = sql.Identifier(name)
+            db.execute(sql.SQL("create table backup.{} as table hub.{}").format(table, table))
+            kept[name] = [
+                str(row[0])
+                for row in db.execute(
+                    "select column_name from information_schema.columns where table_schema = 'backup'"
+                    " and table_name = %s order by ordinal_position",
+                    (name,),
+                ).fetchall()
+            ]
+    return kept
+
+
+def restored(cell: Cell, kept: dict[str, list[str]]) -> None:
+    """The rows of the backup instead of today's, as after `pg_restore` of an old dump."""
+    with cell.pool.connection() as db, db.transaction():
+        db.execute("set local session_replication_role = replica")  # foreign keys wait for no order of tables
+        for name, columns in kept.items():
+            if name == "migrations":
+                continue
+            table, listed = sql.Identifier(name), sql.SQL(", ").join(map(sql.Identifier, columns))
+            db.execute(sql.SQL("delete from hub.{}").format(table))
+            if name not in NOT_KEPT:
+                db.execute(
+                    sql.SQL("insert into hub.{} ({}) overriding system value select {} from backup.{}").format(
+                        table, listed, listed, table
+                    )
+                )
+
+
+@contextmanager
+def stopped(cell: Cell) -> Iterator[None]:
+    """Without a single process of the hub."""
+    for name in list(cell.processes):
+        cell.stop(name)
+    yield
+    cell.start_intake()
+    cell.start_worker("first", "first")
+    cell.start_worker("more", "more")
+    cell.start("sweep", "sweep")
+
+
+def command(cell: Cell, *arguments: str) -> dict:
+    done = subprocess.run(
+        [sys.executable, "-m", "hub.cli", *arguments, "--json"],
+        env=cell.env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict = json.loads(done.stdout)
+    return found
+
+
+def compared(cell: Cell, *shops: Shop) -> dict[str, dict]:
+    """`hub reconcile` on these stores; what it told, by store."""
+    which = [argument for shop in shops for argument in ("--store", shop.slug)] or ["--all"]
+    rows = command(cell, "reconcile", *which)["reconciliations"]
+    assert {row["state"] for row in rows} == {"done"}
+    return {row["store"]: row for row in rows}
+
+
+def agrees(shop: Shop, skus: list[str]) -> list[str]:
+    """The SKUs that the marketplace shows otherwise than VTEX would sell them."""
+    truths, wrong = shop.cell.vtex.truth(shop.account, 1), []
+    shown_all = shop.all_shown()
+    for sku in skus:
+        truth, shown = truths.get(sku), shown_all.get(sku)
+        if truth is not None and truth.sellable:
+            right = shown is not None and (shown.state, shown.price_cents, shown.stock) == (
+                "active",
+                truth.price,
+                truth.stock,
+            )
+        else:
+            right = shown is None or shown.state != "active" or shown.stock == 0
+        if not right:
+            wrong.append(f"{sku}: {truth} is shown as {shown}")
+        if shown is not None and len(shown.ids) > 1:
+            wrong.append(f"{sku}: listed {len(shown.ids)} times")
+    return wrong
+
+
+@pytest.mark.parametrize("profile", ["sandbox-sync", "sandbox-lot", "sandbox-replace"])
+def test_a_database_restored_from_before_agrees_again_and_nothing_is_doubled(own_cell: Cell, profile: str) -> None:
+    shop = own_cell.shop(profile, polls=True)
+    kept_skus = shop.grow(6)
+    shop.published(*kept_skus)
+    before = place(shop, kept_skus[0])
+    reaches(shop, before, "approved")
+    shop.quiet(answered=True)
+    kept = backed_up(own_cell)
+
+    # The world goes on: new listings, prices, stocks, a removal, an order.
+    fresh = shop.grow(3)
+    shop.published(*fresh)
+    shop.change(kept_skus[1], price=[12345, 12345])
+    shop.change(kept_skus[2], stock=[0, 0])
+    shop.change(kept_skus[3], active=False)
+    for sku in kept_skus[1:3]:
+        shop.shows(sku)
+    until(lambda: not agrees(shop, [kept_skus[3]]), why="the removal was not seen")
+    after = place(shop, kept_skus[4])
+    reaches(shop, after, "approved")
+    shop.quiet(answered=True)
+
+    with stopped(own_cell):
+        # What is announced now is lost with the processes that would have heard it.
+        shop.change(fresh[0], notify=False, active=False)
+        shop.change(kept_skus[5], notify=False, price=[777, 777])
+        restored(own_cell, kept)
+    assert shop.binding(fresh[1]) is None
+    told = compared(own_cell)[shop.slug]
+    everything = [*kept_skus, *fresh]
+    until(lambda: not agrees(shop, everything), why=str(agrees(shop, everything)), seconds=60)
+    assert told["rebound"] == 3
+    reaches(shop, after, "approved")
+    assert sorted(own_cell.vtex.orders(shop.account)) == sorted(f"MKP-{order}" for order in (before, after))
+    assert len(shop.vtex_calls("order")) == 2  # creations, before the backup and after it
+    # Every pair is the one listing that there is.
+    for sku in kept_skus:
+        shown, pair = shop.shown(sku), shop.binding(sku)
+        assert (shown is None) == (pair is None) or (shown is not None and not shown.ids)
+        assert shown is None or pair is None or pair["remote_id"] in shown.ids
+
+
+def test_a_comparison_that_finds_nothing_writes_nothing(cell: Cell) -> None:
+    shops = [cell.shop(profile) for profile in ("sandbox-sync", "sandbox-lot", "sandbox-replace")]
+    skus = {shop.slug: shop.grow(3) for shop in shops}
+    odd = shops[0].grow(1, category_ids=[2])  # its category is not mapped
+    for shop in shops:
+        shop.published(*skus[shop.slug])
+    shops[0].modified(odd[0], sku=True)
+    shops[0].status("catalog", odd[0], "parked")
+    for shop in shops:
+        shop.quiet(answered=True)
+        until(
+            lambda shop=shop: (
+                not cell.all(
+                    "select 1 from states where store = %s and work = 's' and looks > 0 and status = 'done'",
+                    shop.store.id,
+                )
+            ),
+            why="looks",
+        )
+    said = cell.all("select count(*) as n from interactions where store = any(%s)", [shop.store.id for shop in shops])
+    calls = {shop.slug: shop.last_call() for shop in shops}
+    told = compared(cell, *shops)
+    for shop in shops:
+        assert told[shop.slug]["listings"] == 3
+        assert told[shop.slug]["differing"] == told[shop.slug]["rebound"] == told[shop.slug]["absent"] == 0
+        shop.quiet(answered=True)
+        assert shop.writes(after=calls[shop.slug]) == []
+    again = cell.all("select count(*) as n from interactions where store = any(%s)", [shop.store.id for shop in shops])
+    assert again == said
+
+
+def test_an_answer_that_lied_is_found_out(cell: Cell) -> None:
+    shop = cell.shop()
+    skus = shop.grow(2)
+    shop.published(*skus)
+    shop.quiet()
+    cell.marketplace.drift(shop.slug, skus[0], price=100)
+    cell.marketplace.drift(shop.slug, skus[1], stock=999)
+    told = compared(cell, shop)[shop.slug]
+    assert told["differing"] == 2
+    for sku in skus:
+        shop.shows(sku)
+
+
+def test_a_listing_that_nobody_here_made_is_left_alone_by_the_calendar(cell: Cell) -> None:
+    shop = cell.shop()
+    (sku,) = shop.grow(1)
+    shop.published(sku)
+    shop.quiet()
+    cell.do("delete from bindings where store = %s", shop.store.id)
+    cell.do("delete from states where store = %s", shop.store.id)
+    cell.do("delete from answers where store = %s", shop.store.id)
+    cell.vtex.drop(shop.account, int(sku), notify=False)
+    cell.do(
+        "insert into runs (store, kind, who, filter) values (%s, 'reconcile', 'hub: calendar', '{\"adopts\": false}')",
+        shop.store.id,
+    )
+
+    def ended() -> bool:
+        found = reconciliations.listed(cell.pool, store=shop.store.id)
+        return bool(found) and found[0].state == "done"
+
+    until(ended, seconds=40)
+    assert reconciliations.listed(cell.pool, store=shop.store.id)[0].counts["foreign"] == 1
+    shop.quiet()
+    shown = shop.shown(sku)
+    assert shown is not None
+    assert shown.state == "active"
+    # Whoever restored a database says so: then it is ours, and what VTEX does not sell is not sold.
+    compared(cell, shop)
+    until(lambda: (found := shop.shown(sku)) is None or found.state != "active" or found.stock == 0)
+
+
+def test_a_listing_that_is_gone_is_made_again_once(cell: Cell) -> None:
+    shop = cell.shop("sandbox-replace")
+    skus = shop.grow(2)
+    shop.published(*skus)
+    shop.quiet()
+    headers = {"Authorization": f"Bearer {shop.seller.token}"}
+    assert requests.delete(f"{shop.seller.url}/offers/{skus[0]}", headers=headers, timeout=5).status_code == 200
+    told = compared(cell, shop)[shop.slug]
+    assert told["absent"] == 1
+    shop.shows(skus[0])
+    assert not agrees(shop, skus)
+
+
+def test_each_store_has_its_own_time_of_the_calendar_and_two_looks_start_it_once(cell: Cell) -> None:
+    shops = [cell.shop() for _ in range(3)]
+    stores = [shop.store.id for shop in shops]
+    count = "select count(*) as n from runs where kind = 'reconcile' and store = any(%s)"
+    reconciliations.start_due(cell.pool, hours=8760)
+    assert cell.one(count, stores) == {"n": 0}  # younger than their period
+    cell.do("update stores set created_at = now() - interval '3 days' where id = any(%s)", stores)
+    reconciliations.start_due(cell.pool, hours=24)
+    reconciliations.start_due(cell.pool, hours=24)
+    assert cell.one(count, stores) == {"n": 3}
+    until(lambda: not cell.all("select 1 from runs where state = 'running' and store = any(%s)", stores), seconds=40)
+    reconciliations.start_due(cell.pool, hours=24)
+    assert cell.one(count, stores) == {"n": 3}
+    cell.do("update runs set started_at = started_at - interval '1 day' where store = any(%s)", stores)
+    reconciliations.start_due(cell.pool, hours=24)
+    assert cell.one(count, stores) == {"n": 6}
+
+
+def test_a_count_beforehand_changes_nothing(cell: Cell) -> None:
+    shop = cell.shop()
+    shop.published(*shop.grow(2))
+    assert command(cell, "reconcile", "--store", shop.slug, "--dry-run")["stores"] == [
+        {"store": shop.slug, "listings": 2, "orders": 0}
+    ]
+    assert reconciliations.listed(cell.pool, store=shop.store.id) == []
