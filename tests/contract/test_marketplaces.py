@@ -115,6 +115,27 @@ def test_what_was_sent_is_shown(rig: Rig, marketplace: Marketplace) -> None:
     assert shown.listing == record.listing
 
 
+@pytest.mark.parametrize("name", [name for name in RIGS if adapter(name).manifest.walks])
+def test_a_walk_shows_every_listing_once_and_as_a_look_at_one_does(openings: Mapping[str, Opening], name: str) -> None:
+    rig = openings[name]()
+    marketplace = rig.connect()
+    skus = [str(90_000 + number) for number in range(103)]  # more than a page
+    records = [replace(registration(rig, marketplace), sku=sku) for sku in skus]
+    if marketplace.manifest.lots:
+        put_lot(marketplace, *records)
+    else:
+        for record in records:
+            put(marketplace, record)
+    page = marketplace.listings(None)
+    walked = list(page.shown)
+    while page.cursor is not None:
+        page = marketplace.listings(page.cursor)
+        walked += page.shown
+    assert sorted(shown.sku for shown in walked) == skus
+    assert {one.sku: one for one in walked}["90007"] == marketplace.show("90007", None)
+    assert len(walked) > len(marketplace.listings(None).shown)
+
+
 def test_a_repeated_record_changes_nothing(rig: Rig, marketplace: Marketplace) -> None:
     record = registration(rig, marketplace)
     written = put(marketplace, record)
