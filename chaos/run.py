@@ -11,14 +11,18 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos.plan import RECOVERY_SECONDS, Plan, Sizes, plan
+from chaos.checker import violations
+from chaos.evidence import Evidence, Process
+from chaos.plan import Plan, Sizes, plan
 from chaos.strikes import Strikes
 from chaos.traffic import Traffic, load, register
+from chaos.witness import Witness
 from chaos.world import LEASE_SECONDS, RunFailed, World, close_desk, until
-from hub.demo.verdict import offer_differs
 from hub.resending import resend
 from hub.runtime.embedded import scratch
 from hub.runtime.supervisor import ProcessDied, Supervisor
@@ -27,6 +31,7 @@ from hub.simulators.control import VtexControl
 QUIET_SECONDS = 240.0
 """How long the hub may take to come to rest after everything is healed."""
 LOAD_SECONDS = 300.0
+COUNTED = ("received", "quarantined", "ignored", "accepted", "requested", "coalesced", "enqueued", "finished")
 BUSY = "work in ('p', 'h') or status in ('waiting', 'unknown', 'delayed', 'dead')"
 
 
@@ -64,6 +69,7 @@ class _Run:
         self.supervisor = Supervisor(logs=logs)
         self.world = World(directory, drawn, self.supervisor, broker)
         self.began = time.monotonic()
+        self.started = time.time()
 
     async def tell(self) -> Outcome:
         sizes = self.plan.sizes
@@ -93,20 +99,47 @@ class _Run:
         raise RunFailed("interrupted")
 
     def _judge(self, strikes: Strikes, traffic: Traffic) -> Outcome:
-        outcome = Outcome(self.plan.seed)
+        restless: list[str] = []
+        notes = {"plan": "\n".join(strike.sentence() for strike in self.plan.strikes)}
         try:
             self._quiet("after the faults")
-            self._tell_differing("before the healing sweep")
+            early = self._evidence(strikes, notes | {"when": "before the healing sweep"})
+            self._tell_early(early)
             self._heal_sweep()
             self._quiet("after the healing sweep")
-        except RunFailed as restless:
-            outcome.violations.append(str(restless))
-        outcome.violations += self._differing()
-        for recovery in strikes.recoveries:
-            if recovery.seconds is None or recovery.seconds > RECOVERY_SECONDS:
-                outcome.violations.append(f"recovery: {recovery.what}: {recovery.seconds} s")
-        self._report(outcome, strikes, traffic)
+        except RunFailed as failed:
+            restless.append(str(failed))
+        evidence = self._evidence(strikes, notes | {"when": "at the end"})
+        evidence.keep(self.logs / "evidence.json")
+        outcome = Outcome(self.plan.seed, [*restless, *map(str, violations(evidence))])
+        self._report(outcome, evidence, strikes, traffic)
         return outcome
+
+    def _evidence(self, strikes: Strikes, notes: dict[str, str]) -> Evidence:
+        vtex, marketplace = self.world.vtex(), self.world.marketplace()
+        starts = self.world.starts()
+        try:
+            return Witness(self.world.settings, vtex, marketplace).evidence(
+                seed=self.plan.seed,
+                began=self.started,
+                processes=[
+                    Process(name, count, self.world.pid(name) is not None, ("supervisor",) * (count - 1))
+                    for name, count in starts.items()
+                ],
+                recoveries=strikes.recoveries,
+                spooled=self.world.spooled(),
+                notes=notes,
+            )
+        finally:
+            vtex.close()
+            marketplace.close()
+
+    def _tell_early(self, evidence: Evidence) -> None:
+        """What the healing sweep has to mend. It may only be what a lost notification or a lying answer left behind."""
+        evidence.keep(self.logs / "evidence-before-healing.json")
+        found = violations(evidence)
+        laws = Counter(one.law for one in found)
+        self._note(f"before the healing sweep: {dict(laws) or 'nothing'} to mend")
 
     def _quiet(self, when: str) -> None:
         vtex = self.world.vtex()
@@ -144,32 +177,7 @@ class _Run:
             vtex.close()
             marketplace.close()
 
-    def _differing(self) -> list[str]:
-        vtex, marketplace = self.world.vtex(), self.world.marketplace()
-        found = []
-        for shop in self.world.shops:
-            truths, shown = vtex.truth(shop.account, 1), marketplace.shown(shop.slug)
-            mapped = {
-                str(row[0]) for row in self.world.ask("select category from mappings where store = %s", shop.store.id)
-            }
-            for sku, truth in truths.items():
-                if str(truth.category) not in mapped and sku not in shown:
-                    continue
-                wrong = offer_differs(truth, shown.get(sku))
-                if wrong is not None:
-                    found.append(f"{shop.slug}: {wrong}")
-            seen = vtex.orders(shop.account)
-            for order in marketplace.orders(shop.slug).values():
-                created = seen.get(order.id)
-                if created is None or created.creations != 1:
-                    found.append(f"{shop.slug}: order {order.id}: {created.creations if created else 'not'} in VTEX")
-        return found
-
-    def _tell_differing(self, when: str) -> None:
-        wrong = self._differing()
-        self._note(f"{len(wrong)} differences {when}: {wrong[:5]}")
-
-    def _report(self, outcome: Outcome, strikes: Strikes, traffic: Traffic) -> None:
+    def _report(self, outcome: Outcome, evidence: Evidence, strikes: Strikes, traffic: Traffic) -> None:
         _say(f"seed {self.plan.seed}: {time.monotonic() - self.began:.0f} s, load {traffic.seconds:.0f} s")
         for kind, count in sorted(self.plan.by_kind.items()):
             _say(f"  {count:4}  {kind}")
@@ -179,12 +187,32 @@ class _Run:
         _say(f"  starts: {starts}")
         for recovery in strikes.recoveries:
             _say(f"  recovery {'never' if recovery.seconds is None else f'{recovery.seconds:.1f} s'}: {recovery.what}")
-        for violation in outcome.violations:
+        for line in _conserved(evidence):
+            _say(f"  {line}")
+        for violation in outcome.violations[:200]:
             _say(f"  VIOLATION {violation}")
         _say(f"seed {self.plan.seed}: {len(outcome.violations)} violations")
 
     def _note(self, what: str) -> None:
         _say(f"[{time.monotonic() - self.began:6.1f} s] {what}")
+
+
+def _conserved(evidence: Evidence) -> Iterator[str]:
+    """Both sides of the books, over all stores."""
+    posts = Counter((post.kind, post.status) for store in evidence.stores for post in store.posts)
+    notices: Counter[tuple[str, str]] = Counter()
+    for store in evidence.stores:
+        for notice in store.notices:
+            notices[notice.kind, notice.fate] += notice.count
+    for kind in ("notification", "event", "result"):
+        sent = sum(count for (of, status), count in posts.items() if of == kind and status >= 0)
+        said = ", ".join(f"{fate} {notices[kind, fate]}" for fate in ("accepted", "ignored", "quarantined"))
+        taken = posts[kind, 200]
+        yield f"{kind}s: {sent} sent, {posts[kind, -1]} lost on purpose, {taken} answered 200; kept: {said}"
+    counters = [one for store in evidence.stores for one in store.counters]
+    counted = {name: sum(int(getattr(one, name)) for one in counters) for name in COUNTED}
+    asked = sum(row.asked - row.answered for store in evidence.stores for row in store.rows)
+    yield f"{', '.join(f'{name} {count}' for name, count in counted.items())}; asked and not answered {asked}"
 
 
 def _idle(vtex: VtexControl) -> bool:

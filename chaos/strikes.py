@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chaos import plan as plans
+from chaos.evidence import Recovery
 from chaos.plan import Fault, Strike
 from chaos.traffic import CATEGORIES, LEAVES
 from chaos.world import RunFailed, Shop, World, close_desk, patiently
@@ -52,15 +53,6 @@ RESULTS: dict[Fault, dict[str, Any]] = {
     Fault.RESULTS_INVERTED: {"inverted": True},
     Fault.RESULTS_MISSING: {"result_loss": 0.7},
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """`what` was back at `returned` (seconds since the epoch); work flowed again `seconds` later, or never."""
-
-    what: str
-    returned: float
-    seconds: float | None
 
 
 @dataclass(slots=True)

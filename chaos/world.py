@@ -314,6 +314,11 @@ class World:
         ]
         return {name: self.supervisor.starts(name) for name in (*known, *worker_names(self.sizes))}
 
+    def spooled(self) -> int:
+        """Bytes that an intake has put aside on its own disk and not brought to PostgreSQL yet."""
+        found = (path for name in ("intake-1", "intake-2") for path in (self.directory / name).rglob("*"))
+        return sum(path.stat().st_size for path in found if path.is_file() and "spool" in path.as_posix())
+
     def ready(self, name: str) -> bool:
         """Does this process run and answer?"""
         return self.supervisor.is_ready(name)
