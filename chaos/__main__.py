@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from chaos.plan import Sizes
+from chaos.rabbit import installed
 from chaos.run import run
 
 
@@ -24,11 +25,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--broker", default=env.get("BROKER", "redis"), help="redis, amqp, or an amqp:// URL")
     parser.add_argument("--keep", type=Path, default=Path(env["KEEP"]) if env.get("KEEP") else None, metavar="DIR")
     chosen = parser.parse_args(arguments)
-    sizes = Sizes(chosen.notifications, chosen.skus, chosen.stores, chosen.kills, chosen.workers, chosen.seconds)
+    sizes = Sizes(
+        chosen.notifications,
+        chosen.skus,
+        chosen.stores,
+        chosen.kills,
+        chosen.workers,
+        chosen.seconds,
+        chosen.broker == "amqp",
+    )
     seeds = (
         [chosen.seed] if chosen.seed is not None else random.SystemRandom().sample(range(1, 1_000_000), chosen.seeds)
     )
-    broker = "" if chosen.broker == "redis" else chosen.broker
+    broker = "" if chosen.broker in {"redis", "amqp"} else chosen.broker
+    if sizes.rabbit and not installed():
+        sys.stdout.write("RabbitMQ does not run: it is not installed (apt-get install rabbitmq-server)\n")
+        return 1
     outcomes = [run(seed, sizes, broker=broker, keep=chosen.keep) for seed in seeds]
     for outcome in outcomes:
         said = outcome.failed or f"{len(outcome.violations)} violations"

@@ -36,6 +36,9 @@ class Fault(StrEnum):
     VALKEY_SILENT = "Valkey is silent"
     POSTGRES_REFUSES = "PostgreSQL refuses connections"
     POSTGRES_SILENT = "PostgreSQL is silent"
+    RABBIT_KILL = "kill -9 of RabbitMQ"
+    RABBIT_REFUSES = "RabbitMQ refuses connections"
+    RABBIT_SILENT = "RabbitMQ is silent"
     # the peers' answers
     ERROR = "answers 500"
     THROTTLE = "answers 429 with seconds"
@@ -64,9 +67,14 @@ class Fault(StrEnum):
 
 
 PROCESSES = (Fault.KILL, Fault.PAUSE, Fault.TERM)
-SERVER_KILLS = (Fault.VALKEY_KILL, Fault.VALKEY_KILL_EMPTY, Fault.POSTGRES_KILL)
-CUTS = (Fault.VALKEY_REFUSES, Fault.VALKEY_SILENT, Fault.POSTGRES_REFUSES, Fault.POSTGRES_SILENT)
+SERVER_KILLS = (Fault.VALKEY_KILL, Fault.VALKEY_KILL_EMPTY, Fault.POSTGRES_KILL, Fault.RABBIT_KILL)
+CUTS = (
+    Fault.VALKEY_REFUSES, Fault.VALKEY_SILENT, Fault.POSTGRES_REFUSES, Fault.POSTGRES_SILENT, Fault.RABBIT_REFUSES,
+    Fault.RABBIT_SILENT,
+)  # fmt: skip
 DEPENDENCIES = (*SERVER_KILLS, *CUTS)
+RABBIT = (Fault.RABBIT_KILL, Fault.RABBIT_REFUSES, Fault.RABBIT_SILENT)
+"""Only where RabbitMQ is the broker."""
 KILLS = (Fault.KILL, *SERVER_KILLS)
 ANSWERS = (
     Fault.ERROR, Fault.THROTTLE, Fault.THROTTLE_DATE, Fault.THROTTLE_ABSURD, Fault.HANG_AFTER, Fault.LIE, Fault.STALE,
@@ -81,7 +89,8 @@ PEOPLE = (Fault.MAPPING, Fault.VTEX_CREDENTIALS, Fault.MARKETPLACE_CREDENTIALS)
 class Sizes:
     """How much of everything. `seconds` is how long load and faults last at least; 0 derives it from the rest.
 
-    `skus` is the total over all stores. `workers` is how many processes serve each pool and lane.
+    `skus` is the total over all stores. `workers` is how many processes serve each pool and lane;
+    `rabbit`: RabbitMQ is the broker.
     """
 
     notifications: int = 20_000
@@ -90,11 +99,12 @@ class Sizes:
     kills: int = 30
     workers: int = 2
     seconds: float = 0.0
+    rabbit: bool = False
 
     @property
     def window(self) -> float:
         """Seconds over which faults are spread: room for every outage and its recovery when the run is large."""
-        return self.seconds or max(40.0, self.notifications / 50, self.kills * 8.0)
+        return self.seconds or max(40.0, self.notifications / 50, self.kills * 8.0) + (150.0 if self.rabbit else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +180,8 @@ def plan(seed: int, sizes: Sizes, *, lease: float) -> Plan:
 
 def _outages(chance: random.Random, sizes: Sizes) -> Iterator[Strike]:
     """Each dependency away in every way, as many as fit, one after the other with the time to recover between."""
-    kinds = chance.sample(DEPENDENCIES, len(DEPENDENCIES))
+    there = [fault for fault in DEPENDENCIES if sizes.rabbit or fault not in RABBIT]
+    kinds = chance.sample(there, len(there))
     at = WARM_UP_SECONDS + chance.uniform(1, 3)
     while True:
         for fault in kinds:

@@ -13,12 +13,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos.checker import violations
 from chaos.evidence import Evidence, Process
 from chaos.plan import Plan, Sizes, plan
+from chaos.rabbit import RabbitMQ
 from chaos.strikes import Strikes
 from chaos.traffic import Traffic, load, register
 from chaos.witness import Witness
@@ -50,24 +52,29 @@ class Outcome:
 
 
 def run(seed: int, sizes: Sizes, *, broker: str = "", keep: Path | None = None) -> Outcome:
-    """Run one seed and print what happened. `keep`: where evidence and logs go; logs are thrown away without it."""
+    """Run one seed and print what happened.
+
+    `broker`: the URL of a broker of one's own; else Valkey, or with `sizes.rabbit` a RabbitMQ started here. `keep`:
+    where evidence and logs go; they are thrown away without it. Raises `NoRabbit` where RabbitMQ does not start.
+    """
     drawn = plan(seed, sizes, lease=LEASE_SECONDS)
     with scratch("hub-chaos-") as directory:
         logs = (keep / f"seed-{seed}") if keep is not None else directory / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         try:
-            return asyncio.run(_Run(drawn, directory, logs, broker).tell())
+            with RabbitMQ(directory / "rabbit") if sizes.rabbit else nullcontext() as rabbit:
+                return asyncio.run(_Run(drawn, directory, logs, broker, rabbit).tell())
         except (RunFailed, ProcessDied) as error:
             _say(f"seed {seed}: FAILED, the run could not be judged: {error}")
             return Outcome(seed, failed=str(error))
 
 
 class _Run:
-    def __init__(self, drawn: Plan, directory: Path, logs: Path, broker: str) -> None:
+    def __init__(self, drawn: Plan, directory: Path, logs: Path, broker: str, rabbit: RabbitMQ | None) -> None:
         self.plan = drawn
         self.logs = logs
         self.supervisor = Supervisor(logs=logs)
-        self.world = World(directory, drawn, self.supervisor, broker)
+        self.world = World(directory, drawn, self.supervisor, broker, rabbit)
         self.began = time.monotonic()
         self.started = time.time()
 

@@ -17,6 +17,7 @@ from typing import Any
 from chaos import plan as plans
 from chaos.evidence import Recovery
 from chaos.plan import Fault, Strike
+from chaos.proxy import Mode
 from chaos.traffic import CATEGORIES, LEAVES
 from chaos.world import RunFailed, Shop, World, close_desk, patiently
 from hub import mappings
@@ -26,6 +27,14 @@ from hub.simulators.marketplace_control import ControlRefused
 LONGEST_RECOVERY = 90.0
 """Seconds after which nobody looks any more whether a dependency's return was noticed."""
 SIGNALS = {Fault.KILL: signal.SIGKILL, Fault.TERM: signal.SIGTERM}
+DOORS: dict[Fault, tuple[Mode, str]] = {
+    Fault.VALKEY_REFUSES: ("refuse", "valkey"),
+    Fault.VALKEY_SILENT: ("silence", "valkey"),
+    Fault.POSTGRES_REFUSES: ("refuse", "postgres"),
+    Fault.POSTGRES_SILENT: ("silence", "postgres"),
+    Fault.RABBIT_REFUSES: ("refuse", "rabbit"),
+    Fault.RABBIT_SILENT: ("silence", "rabbit"),
+}
 WHOLE_NEWS: dict[str, Any] = {
     "loss_share": 0.0,
     "duplicate_share": 0.0,
@@ -122,6 +131,10 @@ class Strikes:
 
     async def _server(self, strike: Strike) -> None:
         world = self.world
+        if strike.fault is Fault.RABBIT_KILL:
+            await asyncio.to_thread(self._kill_rabbit)
+            self._watch(strike)
+            return
         name = "postgres" if strike.fault is Fault.POSTGRES_KILL else "valkey"
         starts = world.supervisor.starts(name)
         world.forget = strike.fault is Fault.VALKEY_KILL_EMPTY
@@ -132,14 +145,19 @@ class Strikes:
         self._watch(strike)
 
     async def _cut(self, strike: Strike) -> None:
-        name = "postgres" if strike.fault in (Fault.POSTGRES_REFUSES, Fault.POSTGRES_SILENT) else "valkey"
-        refuses = strike.fault in (Fault.POSTGRES_REFUSES, Fault.VALKEY_REFUSES)
-        await asyncio.to_thread(self.world.cut, "refuse" if refuses else "silence", name)
+        mode, name = DOORS[strike.fault]
+        await asyncio.to_thread(self.world.cut, mode, name)
         try:
             await asyncio.sleep(strike.seconds)
         finally:
             await asyncio.to_thread(self.world.cut, "pass", name)
         self._watch(strike)
+
+    def _kill_rabbit(self) -> None:
+        """The node dies and is started again, as its own machine would."""
+        if self.world.rabbit is not None:
+            self.world.rabbit.kill()
+            self.world.rabbit.start()
 
     # -- recovery
 
@@ -296,7 +314,7 @@ class Strikes:
     def heal(self) -> None:
         """No fault is in force any more, whatever happened to the strike that should have ended it."""
         world = self.world
-        for door in ("valkey", "postgres", "intake"):
+        for door in ("valkey", "postgres", "intake", *(("rabbit",) if world.rabbit is not None else ())):
             world.cut("pass", door)
         for name in plans.process_names(world.sizes):
             world.send(name, signal.SIGCONT)

@@ -254,12 +254,20 @@ class Traffic:
             if placed >= wanted or placed > wanted * now / sizes.window:
                 continue
             shop = chance.choice(world.shops)
-            skus = chance.sample(range(1, ordered + 1), min(ordered, chance.randrange(1, 3)))
+            shelf = sorted(
+                sku
+                for sku, shown in marketplace.shown(shop.slug).items()
+                if int(sku) <= ordered and shown.state == "active" and shown.price_cents and (shown.stock or 0) > 2
+            )
+            if not shelf:
+                self._stop.wait(0.5)
+                continue
+            skus = chance.sample(shelf, min(len(shelf), chance.randrange(1, 3)))
             pending = chance.random() < 0.4
             try:
                 order = marketplace.place_order(
                     shop.slug,
-                    [Basket(str(sku), chance.randrange(1, 3)) for sku in skus],
+                    [Basket(sku, chance.randrange(1, 3)) for sku in skus],
                     status="pending" if pending else "paid",
                     shipping_cents=chance.randrange(0, 2000),
                 )
@@ -269,6 +277,8 @@ class Traffic:
                 continue
             placed += 1
             self.counts["orders"] += 1
+            if chance.random() < 0.1:
+                later.append((now + chance.uniform(9, 20), shop.slug, order.id, "cancelled"))
             if pending:
                 later.append((now + chance.uniform(1, 8), shop.slug, order.id, "paid"))
         marketplace.close()

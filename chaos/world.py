@@ -29,6 +29,7 @@ from cryptography.fernet import Fernet
 
 from chaos import proxy
 from chaos.plan import Plan, Sizes, worker_names
+from chaos.rabbit import RabbitMQ
 from hub.db import migrate, open_pool, translated
 from hub.errors import HubError
 from hub.links import Links
@@ -87,12 +88,16 @@ class Shop:
 
 @dataclass(slots=True)
 class World:
-    """Everything that runs. Made by `start`; `stop` is the supervisor's."""
+    """Everything that runs. Made by `start`; `stop` is the supervisor's.
+
+    `broker`: the URL of a broker of the user's own, which nothing harms; `rabbit`: one of ours, started already.
+    """
 
     directory: Path
     plan: Plan
     supervisor: Supervisor
     broker: str = ""
+    rabbit: RabbitMQ | None = None
     env: dict[str, str] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
     shops: list[Shop] = field(default_factory=list)
@@ -112,11 +117,13 @@ class World:
         await asyncio.to_thread(migrate, postgres.url, "hub")
         names = (
             "vtex", "marketplace", "intake-1", "intake-2", "api", "control", "door-valkey", "door-postgres",
-            "door-intake",
+            "door-rabbit", "door-intake",
         )  # fmt: skip
         self.ports = dict(zip(names, _free_ports(len(names)), strict=True))
         self.env = self._environment(valkey.url, postgres.url)
         direct = {**self.env, "REDIS_URL": valkey.url, "DATABASE_URL": postgres.url}
+        if self.rabbit is not None:
+            direct["HUB_BROKER_URL"] = self.rabbit.url
         self._direct = Settings.load(env=direct)
         self.supervisor.add(*self._peers(valkey.port, postgres.port))
         await self.supervisor.wait_ready()
@@ -149,7 +156,8 @@ class World:
         key.touch(mode=0o600)
         key.write_text(Fernet.generate_key().decode())
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ") if name in os.environ}
-        broker = {"HUB_BROKER_URL": self.broker} if self.broker else {}
+        url = _through(self.rabbit.url, self.ports["door-rabbit"]) if self.rabbit is not None else self.broker
+        broker = {"HUB_BROKER_URL": url} if url else {}
         return kept | broker | {
             "PYTHONUNBUFFERED": "1",
             "REDIS_URL": _through(valkey_url, self.ports["door-valkey"]),
@@ -185,6 +193,8 @@ class World:
             "postgres": (ports["door-postgres"], str(postgres_port)),
             "intake": (ports["door-intake"], f"{ports['intake-1']},{ports['intake-2']}"),
         }
+        if self.rabbit is not None:
+            doors["rabbit"] = (ports["door-rabbit"], str(self.rabbit.port))
         argv = [sys.executable, "-m", "chaos.proxy", "--control", str(ports["control"])]
         for name, (port, targets) in doors.items():
             argv += ["--door", f"{name}={port}:{targets}"]
@@ -272,6 +282,7 @@ class World:
     def hub(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run the command line as an operator would, past the doors that may be cut."""
         env = self.env | {"REDIS_URL": self.settings.redis_url, "DATABASE_URL": self.settings.database_url}
+        env |= {"HUB_BROKER_URL": self.settings.broker_url}
         env["NO_COLOR"] = "1"
         return subprocess.run(
             [sys.executable, "-m", "hub.cli", *command], env=env, cwd=ROOT, capture_output=True, text=True,

@@ -17,6 +17,7 @@ sizes = st.builds(
     kills=st.integers(0, 60),
     workers=st.integers(1, 4),
     seconds=st.floats(30, 900),
+    rabbit=st.booleans(),
 )
 
 
@@ -58,10 +59,11 @@ def test_no_dependency_goes_while_another_is_away(seed: int, chosen: Sizes) -> N
             assert one.seconds == plans.UNREACHABLE_SECONDS
 
 
-@given(st.integers(0, 2**31))
-def test_a_plan_of_full_size_has_every_fault_with_time_to_recover(seed: int) -> None:
-    drawn = plan(seed, Sizes(), lease=LEASE)
-    assert {strike.fault for strike in drawn.strikes} == set(Fault)
+@given(st.integers(0, 2**31), st.booleans())
+def test_a_plan_of_full_size_has_every_fault_with_time_to_recover(seed: int, rabbit: bool) -> None:
+    drawn = plan(seed, Sizes(rabbit=rabbit), lease=LEASE)
+    absent = set() if rabbit else set(plans.RABBIT)
+    assert {strike.fault for strike in drawn.strikes} == set(Fault) - absent
     outages = [strike for strike in drawn.strikes if strike.fault in plans.DEPENDENCIES]
     for one, following in itertools.pairwise(outages):
         assert following.at - one.ends >= plans.RECOVERY_SECONDS
