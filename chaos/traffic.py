@@ -259,7 +259,8 @@ class Traffic:
                 for sku, shown in marketplace.shown(shop.slug).items()
                 if int(sku) <= ordered and shown.state == "active" and shown.price_cents and (shown.stock or 0) > 2
             )
-            if not shelf:
+            if not shelf:  # nothing is sold there now; when all is over and nothing came back, the end tells why
+                placed += now > 2 * sizes.window
                 self._stop.wait(0.5)
                 continue
             skus = chance.sample(shelf, min(len(shelf), chance.randrange(1, 3)))
