@@ -56,7 +56,10 @@ Pair = tuple[int, str]
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One body that came in, as it is kept. `id` is made at the door, so that storing twice stores once."""
+    """One body that came in, as it is kept. `id` and `at` are made at the door: storing it again finds it stored.
+
+    `at`: when it came, microseconds since 1970 by PostgreSQL's clock as far as the door knows it; `None`: now.
+    """
 
     id: uuid.UUID
     store: int | None
@@ -64,6 +67,7 @@ class Notice:
     fate: str  # accepted | ignored | quarantined
     body: str
     key: str | None = None
+    at: int | None = None
 
 
 @dataclass(slots=True)
@@ -83,10 +87,14 @@ class Tally:
 #   held, waiting for a ticket        -> stays; the new demand is answered after the current one
 #   backing off (delayed, unknown)    -> stays: requests are counted and never shorten the delay
 #   dead                              -> due once, ten minutes after its last try at the earliest
-NOTICES_AND_ENQUEUE = """
-with said as (
-  insert into notices (id, store, kind, fate, key, body)
-  select * from unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[])
+_INSERT_NOTICES = """
+  insert into notices (id, store, kind, fate, key, body, received_at)
+  select id, store, kind, fate, key, body, coalesce(to_timestamp(at / 1e6), now())
+  from unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int8[])
+    as n(id, store, kind, fate, key, body, at)"""
+
+NOTICES_AND_ENQUEUE = f"""
+with said as ({_INSERT_NOTICES}
 ), wanted as materialized (
   select * from unnest(%s::int[], %s::text[], %s::text[], %s::text[], %s::int2[], %s::bool[])
     as w(store, context, key, source, urgency, heard)
@@ -133,6 +141,10 @@ with said as (
 select distinct store, context from put where work = 'p'
 """
 
+# For notices of which an earlier statement, maybe one that still runs, may have stored some: waits for its verdict and
+# answers the ids that are stored only now. What those ask for goes in the same transaction, without its notices.
+NOTICES_ONCE = f"{_INSERT_NOTICES}\n  on conflict do nothing returning id"
+
 
 def enqueue_parameters(
     notices: Sequence[Notice],
@@ -168,12 +180,7 @@ def enqueue_parameters(
             (store, "-", source, tally.received, tally.quarantined, tally.ignored, tally.accepted, 0),
         )
     return (
-        [notice.id for notice in notices],
-        [notice.store for notice in notices],
-        [notice.kind for notice in notices],
-        [notice.fate for notice in notices],
-        [notice.key for notice in notices],
-        [notice.body for notice in notices],
+        *notice_parameters(notices),
         [ask.store for ask in wanted],
         [ask.context for ask in wanted],
         [ask.key for ask in wanted],
@@ -182,6 +189,19 @@ def enqueue_parameters(
         [ask.heard for ask in wanted],
         slot,
         *([row[column] for row in counted] for column in range(8)),
+    )
+
+
+def notice_parameters(notices: Sequence[Notice]) -> tuple[Any, ...]:
+    """Parameters of `NOTICES_ONCE`, and the first ones of `NOTICES_AND_ENQUEUE`."""
+    return (
+        [notice.id for notice in notices],
+        [notice.store for notice in notices],
+        [notice.kind for notice in notices],
+        [notice.fate for notice in notices],
+        [notice.key for notice in notices],
+        [notice.body for notice in notices],
+        [notice.at for notice in notices],
     )
 
 

@@ -27,6 +27,7 @@ Layout = Literal["per_store", "pooled"]
 PoolName = Literal["orders", "offers", "catalog", "control"]
 POOLS: Final[tuple[PoolName, ...]] = get_args(PoolName)
 QUEUES_FILE: Final = Path(__file__).resolve().parent.parent / "queues.yaml"
+SPOOL_BYTES: Final = 256 * 1024 * 1024
 LEAST_ATTEMPTS: Final = 10  # vtex.md 17: attempts ≥ 10
 
 _LARGEST_FILE: Final = 1_048_576
@@ -210,7 +211,8 @@ class Settings:
     """Everything that one installation chose. URLs may hold passwords and are left out of its `repr`.
 
     `public_url` is where VTEX and marketplaces reach the intake, `api_url` where they reach `hub api`; both without a
-    slash at the end. Every Redis key begins with `prefix`; every table is in `schema`.
+    slash at the end. Every Redis key begins with `prefix`; every table is in `schema`. `spool` is where the intakes of
+    this machine keep what PostgreSQL cannot take, each at most `spool_bytes`.
     """
 
     layout: Layout
@@ -229,6 +231,8 @@ class Settings:
     schema: str = "hub"
     public_url: str = "http://127.0.0.1:8080"
     api_url: str = "http://127.0.0.1:8081"
+    spool: Path = Path(".hub/spool")
+    spool_bytes: int = SPOOL_BYTES
 
     @staticmethod
     def load(path: Path | str | None = None, env: Mapping[str, str] = os.environ) -> Settings:
@@ -257,6 +261,8 @@ class Settings:
             "prefix": surroundings.name("HUB_PREFIX", _PREFIX, "lower-case letters, digits, - and _, at most 31"),
             "schema": surroundings.name("HUB_SCHEMA", SCHEMA_NAME, "lower-case letters, digits and _, at most 63"),
         }
+        spool = Path(env.get("HUB_SPOOL") or Path(env.get("HUB_DIRECTORY") or ".hub", "spool")).absolute()
+        spool_bytes = surroundings.number("HUB_SPOOL_BYTES", SPOOL_BYTES, least=1_048_576, most=1_099_511_627_776)
         file: _File | None = None
         try:
             file = _read(chosen)
@@ -289,6 +295,8 @@ class Settings:
             marketplace=file.marketplace,
             sweep=file.sweep,
             retention=file.retention,
+            spool=spool,
+            spool_bytes=spool_bytes,
             **urls,
             **names,
         )
@@ -327,6 +335,13 @@ class _Surroundings:
         if not pattern.fullmatch(text):
             self._refuse(name, text[:80], f"use {allowed}, beginning with a letter")
         return text
+
+    def number(self, name: str, default: int, *, least: int, most: int) -> int:
+        text = self._env.get(name, "").strip()
+        number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+        if text and (number is None or not least <= number <= most):
+            self._refuse(name, text[:80], f"write a whole number from {least} to {most}")
+        return default if number is None else number
 
     def _refuse(self, name: str, value: str, fix: str) -> None:
         self._problems.append(Problem("input", field=name, value=value, fix=fix))

@@ -1,8 +1,14 @@
-"""One statement and one commit for everything that waits: nothing is reported stored before PostgreSQL has it (law 7).
+"""One statement and one commit for everything that waits: nothing is reported stored before it is durable (law 7).
 
-One connection, one group in flight. A group that commits slower than its patience, or cannot commit because PostgreSQL
-is away, is reported so at once and never held; the connection comes back by itself. What PostgreSQL refuses for a value
-in it is found by halving the group and set aside alone, escaped, as quarantined: it never takes its neighbours along.
+One connection, one group in flight. What PostgreSQL has not committed when the patience ends, or cannot commit because
+it is away, goes to the spool and is stored when that is on the disk; without a spool that works it is reported as not
+stored. The connection comes back by itself, and then the spool is drained, in order, a group after each group of those
+who wait. What PostgreSQL refuses for a value in it is found by halving the group and set aside alone, escaped, as
+quarantined: it never takes its neighbours along.
+
+Stored is stored once. A group whose commit may have happened without our knowing – the connection broke, its patience
+ended meanwhile – is stored by a slower transaction that looks at the ids of its notices first and waits for whoever is
+just inserting them; what was there already asks for nothing and counts for nothing a second time (law 6).
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ import contextlib
 import enum
 import json
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +28,17 @@ from psycopg import AsyncConnection
 
 from hub.db import ListsAsLiterals, StorageAway, StorageRefused, conninfo, translated
 from hub.errors import HubError
-from hub.ledger import NOTICES_AND_ENQUEUE, Notice, Pair, Tally, enqueue_parameters
+from hub.ledger import (
+    NOTICES_AND_ENQUEUE,
+    NOTICES_ONCE,
+    Notice,
+    Pair,
+    Tally,
+    enqueue_parameters,
+    notice_parameters,
+)
 from hub.model import Ask
+from tasks.spool import Spool, encoded
 
 SOURCES: Final = {"notification": "vtex", "event": "marketplace", "result": "result"}
 """Who says so, by kind of notice: the source of its counters and of its demands."""
@@ -36,6 +52,9 @@ _CONNECT_SECONDS: Final = 5.0
 _STATEMENT_SECONDS: Final = 2.0  # PostgreSQL's own limit …
 _HUNG_SECONDS: Final = 3.0  # … and ours, for a server that does not even say so
 _PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0)  # between attempts to connect
+_ADOPT_SECONDS: Final = 5.0  # how often the spool of processes that died is looked for
+_CLOCK_SECONDS: Final = 10.0  # how old our notion of PostgreSQL's clock may become
+_TWICE: Final = "23505"  # unique_violation
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +62,7 @@ log = logging.getLogger(__name__)
 class Verdict(enum.Enum):
     """What became of what somebody wanted to have stored."""
 
-    STORED = "stored"
+    STORED = "stored"  # committed, or durable in the spool
     REFUSED = "refused"  # PostgreSQL refuses a value in it; kept, escaped, as quarantined where possible
     AWAY = "away"  # not stored, or nobody knows in time
 
@@ -56,14 +75,24 @@ class _Waiting:
     asks: Sequence[Ask]
     since: float
     verdict: asyncio.Future[Verdict]
+    doubtful: bool = False  # PostgreSQL may have it already
+    spooled: bool = False  # the spool has it, or is asked to keep it
 
     def answer(self, verdict: Verdict) -> None:
         if not self.verdict.done():
             self.verdict.set_result(verdict)
 
+    def kept(self, durable: bool) -> None:
+        """The spool has spoken."""
+        self.answer(Verdict.STORED if durable else Verdict.AWAY)
+
 
 class _ConnectionLost(Exception):  # noqa: N818 – a turn of the loop, not an error anybody sees
     """The connection is of no more use."""
+
+
+class _NotNow(Exception):  # noqa: N818 – as above
+    """PostgreSQL cannot say yet whether it has these: somebody who may be storing them has not ended."""
 
 
 class GroupCommit:
@@ -71,7 +100,8 @@ class GroupCommit:
 
     `on_wake` gets the (store, context) pairs to wake after each commit, in the event loop: it must not block.
     `on_commit` gets the number of notices by (store, kind, fate), and the seconds the commit took. `patience` in
-    seconds; `most_waiting` bounds what waits, beyond it the verdict is `AWAY` at once.
+    seconds; `most_waiting` bounds what waits for PostgreSQL, what comes beyond it goes to the spool at once. With
+    `spool=None` what would go there is `AWAY`. The spool must be open, and is closed by `stop`.
     """
 
     def __init__(
@@ -82,6 +112,7 @@ class GroupCommit:
         slot: int,
         on_wake: Callable[[Iterable[Pair]], None],
         on_commit: Callable[[Counter[tuple[int | None, str, str]], float], None],
+        spool: Spool | None = None,
         patience: float = 0.5,
         most_waiting: int = 8_192,
     ) -> None:
@@ -89,10 +120,16 @@ class GroupCommit:
         self._slot = slot
         self._on_wake = on_wake
         self._on_commit = on_commit
+        self._spool = spool
         self._patience = patience
         self._most_waiting = most_waiting
         self._waiting: deque[_Waiting] = deque()
         self._in_flight: Sequence[_Waiting] = ()
+        self._sent_at = 0.0
+        self._clock = time.time() - time.monotonic()
+        self._clock_read = 0.0
+        self._drain_after = self._adopt_after = 0.0
+        self._drain_pause = _PAUSES[0]
         self._arrival: asyncio.Future[None] | None = None
         self._enough: asyncio.Future[None] | None = None
         self._last_was_full = False
@@ -103,12 +140,16 @@ class GroupCommit:
         self.answered_at: float | None = None
         """Loop time of PostgreSQL's last answer."""
 
+    def now(self) -> int:
+        """Microseconds since 1970 by PostgreSQL's clock, as it was last told us, a few milliseconds ahead at most."""
+        return int((self._clock + time.monotonic()) * 1e6)
+
     def start(self) -> None:
         """Begin to connect and to commit; call inside the event loop."""
         self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._watch())]
 
     async def stop(self) -> None:
-        """Commit what waits, then end. What cannot be stored any more is reported as not stored."""
+        """Commit what waits, then end. What PostgreSQL cannot store any more is left to the spool."""
         self._stopping = True
         _set(self._arrival)
         _set(self._enough)
@@ -118,13 +159,16 @@ class GroupCommit:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._give_up(self._waiting)
         self._waiting.clear()
+        if self._spool is not None:
+            await self._spool.close()
 
     async def store(self, notices: Sequence[Notice], asks: Sequence[Ask]) -> Verdict:
-        """Store both in the next commit; the answer comes after it, or when the patience ends."""
-        if self.away is not None or self._stopping or len(self._waiting) >= self._most_waiting:
-            return Verdict.AWAY
+        """Store both in the next commit; the answer comes after it, or from the spool when the patience ends."""
         loop = asyncio.get_running_loop()
         entry = _Waiting(notices, asks, loop.time(), loop.create_future())
+        if self.away is not None or self._stopping or len(self._waiting) >= self._most_waiting:
+            self._give_up((entry,))
+            return await entry.verdict
         self._waiting.append(entry)
         if self._arrival is not None:
             _set(self._arrival)
@@ -158,20 +202,57 @@ class GroupCommit:
 
     async def _commit_groups(self, connection: AsyncConnection) -> None:
         await self._say_hello(connection)
+        loop = asyncio.get_running_loop()
         while self._waiting or not self._stopping:
-            if not await self._gathered():
+            if not self._stopping and await self._drained(connection) and not self._waiting:
+                continue
+            if not await self._gathered() or loop.time() - self._clock_read > _CLOCK_SECONDS:
                 await self._say_hello(connection)
                 continue
             group = self._taken()
-            self._in_flight = group
+            self._in_flight, self._sent_at = group, loop.time()
             try:
-                await self._commit(connection, group)
+                await self._commit(connection, group, again=group[0].doubtful)
+            except _NotNow:
+                self._give_up(group)
             except BaseException:
                 # Whoever still has patience goes first on the next connection.
-                self._waiting.extendleft(entry for entry in reversed(group) if not entry.verdict.done())
+                left = [entry for entry in group if not entry.verdict.done() and not entry.spooled]
+                for entry in left:
+                    entry.doubtful = True
+                self._waiting.extendleft(reversed(left))
                 raise
             finally:
                 self._in_flight = ()
+
+    async def _drained(self, connection: AsyncConnection) -> bool:
+        """Store the next group of the spool. False: nothing is there to be stored, or not now."""
+        spool, loop = self._spool, asyncio.get_running_loop()
+        if spool is None:
+            return False
+        if loop.time() >= self._adopt_after:
+            await spool.adopt()
+            self._adopt_after = loop.time() + _ADOPT_SECONDS
+        if not spool.lines or loop.time() < self._drain_after:
+            return False
+        batch = await spool.oldest(_LARGEST_GROUP)
+        if batch is None:
+            self._drain_after = loop.time() + _PAUSES[-1]
+            return False
+        group = [_Waiting(one.notices, one.asks, loop.time(), loop.create_future()) for one in batch.records]
+        try:
+            if group:
+                await self._commit(connection, group, again=True)
+        except _NotNow:
+            self._drain_after = loop.time() + self._drain_pause
+            self._drain_pause = min(2 * self._drain_pause, _ADOPT_SECONDS)
+            return False
+        if any(entry.verdict.done() and entry.verdict.result() is Verdict.AWAY for entry in group):
+            self._drain_after = loop.time() + _PAUSES[-1]
+            return False
+        self._drain_pause = _PAUSES[0]
+        await spool.forget(batch)
+        return True
 
     async def _gathered(self) -> bool:
         """Wait for somebody to come, and a moment more while only few wait. False: nobody came."""
@@ -193,26 +274,33 @@ class GroupCommit:
     def _taken(self) -> list[_Waiting]:
         group: list[_Waiting] = []
         room = _LARGEST_GROUP
-        while self._waiting and (room >= len(self._waiting[0].notices) or not group):
+        doubtful = self._waiting[0].doubtful
+        while (
+            self._waiting
+            and (room >= len(self._waiting[0].notices) or not group)
+            and self._waiting[0].doubtful == doubtful
+        ):
             entry = self._waiting.popleft()
             room -= len(entry.notices)
             group.append(entry)
         self._last_was_full = bool(self._waiting)
         return group
 
-    async def _commit(self, connection: AsyncConnection, group: Sequence[_Waiting]) -> None:
-        notices = [notice for entry in group for notice in entry.notices]
-        asks = [ask for entry in group for ask in entry.asks]
+    async def _commit(self, connection: AsyncConnection, group: Sequence[_Waiting], *, again: bool) -> None:
+        """Store the group, without those that PostgreSQL refuses; `again`: PostgreSQL may have some of it already."""
         try:
-            await self._write(connection, notices, asks)
+            await self._write(connection, group, again=again)
         except StorageRefused as fault:
+            if fault.sqlstate == _TWICE and not again:
+                await self._commit(connection, group, again=True)
+                return
             if not _is_about_a_value(fault):
                 log.error("cannot store: %s", fault)  # noqa: TRY400 – our own sentence; a traceback adds nothing
                 self._give_up(group)
             elif len(group) > 1:
                 half = len(group) // 2
-                await self._commit(connection, group[:half])
-                await self._commit(connection, group[half:])
+                await self._commit(connection, group[:half], again=again)
+                await self._commit(connection, group[half:], again=again)
             else:
                 await self._set_aside(connection, group[0])
             return
@@ -225,26 +313,25 @@ class GroupCommit:
             replace(notice, fate="quarantined", key=None, body=json.dumps(notice.body)) for notice in entry.notices
         ]
         try:
-            await self._write(connection, escaped, ())
+            await self._write(connection, [replace(entry, notices=escaped, asks=())], again=True)
         except StorageRefused as fault:
             log.warning("a notice that cannot be stored could not be quarantined either: %s", fault)
         entry.answer(Verdict.REFUSED)
 
-    async def _write(self, connection: AsyncConnection, notices: Sequence[Notice], asks: Sequence[Ask]) -> None:
+    async def _write(self, connection: AsyncConnection, group: Sequence[_Waiting], *, again: bool) -> None:
         loop = asyncio.get_running_loop()
-        fates = Counter((notice.store, notice.kind, notice.fate) for notice in notices)
-        parameters = enqueue_parameters(notices, asks, self._slot, _tallies(fates))
         begun = loop.time()
         try:
             with translated():
                 async with asyncio.timeout(_HUNG_SECONDS):
-                    cursor = await connection.execute(NOTICES_AND_ENQUEUE, parameters, prepare=True)
-                    pairs = await cursor.fetchall()
+                    fates, pairs = await (self._stored_once if again else self._stored)(connection, group)
         except UnicodeEncodeError:  # a lone surrogate: psycopg cannot even send it
             raise StorageRefused("a text is no Unicode", sqlstate="22021") from None
         except StorageAway as fault:
             if connection.closed or fault.sqlstate is None:
                 raise _ConnectionLost from None
+            if again:
+                raise _NotNow from None
             log.warning("cannot store now: %s", fault)
             await asyncio.sleep(_LOOK_SECONDS)
             raise _ConnectionLost from None
@@ -256,28 +343,68 @@ class GroupCommit:
         if pairs:
             self._on_wake(pairs)
 
+    async def _stored(self, connection: AsyncConnection, group: Sequence[_Waiting]) -> _Outcome:
+        notices = [notice for entry in group for notice in entry.notices]
+        asks = [ask for entry in group for ask in entry.asks]
+        fates = _fates(notices)
+        parameters = enqueue_parameters(notices, asks, self._slot, _tallies(fates))
+        cursor = await connection.execute(NOTICES_AND_ENQUEUE, parameters, prepare=True)
+        return fates, await cursor.fetchall()
+
+    async def _stored_once(self, connection: AsyncConnection, group: Sequence[_Waiting]) -> _Outcome:
+        """Store what is not there yet. A request's notices are stored together, so its first one speaks for all."""
+        async with connection.transaction():
+            await connection.execute(_SHORT_LOCKS)
+            said = [notice for entry in group for notice in entry.notices]
+            cursor = await connection.execute(NOTICES_ONCE, notice_parameters(said))
+            fresh = {row[0] for row in await cursor.fetchall()}
+            notices: list[Notice] = []
+            asks: list[Ask] = []
+            for entry in group:
+                if entry.notices[0].id in fresh:
+                    fresh.difference_update(notice.id for notice in entry.notices)
+                    notices += entry.notices
+                    asks += entry.asks
+            fates = _fates(notices)
+            if not notices:
+                return fates, []
+            parameters = enqueue_parameters((), asks, self._slot, _tallies(fates))
+            cursor = await connection.execute(NOTICES_AND_ENQUEUE, parameters)
+            return fates, await cursor.fetchall()
+
     async def _say_hello(self, connection: AsyncConnection) -> None:
+        loop = asyncio.get_running_loop()
+        asked = time.monotonic()  # from when we ask: we may run ahead of PostgreSQL by a trip, never behind
         try:
             with translated():
                 async with asyncio.timeout(_HUNG_SECONDS):
-                    await connection.execute("select 1")
+                    cursor = await connection.execute("select extract(epoch from clock_timestamp())::float8")
+                    told = await cursor.fetchone()
         except (StorageAway, StorageRefused, TimeoutError) as fault:
             self._went_away(str(fault) or "PostgreSQL does not answer")
             raise _ConnectionLost from None
         if self.away is not None:
             log.info("PostgreSQL is back")
         self.away = None
-        self.answered_at = asyncio.get_running_loop().time()
+        if told is not None:
+            self._clock = told[0] - asked
+        self.answered_at = self._clock_read = loop.time()
 
     async def _watch(self) -> None:
-        """Tell those who waited too long that it is not stored, whatever the commit is doing."""
+        """Those who waited too long go to the spool, whatever the commit is doing."""
         loop = asyncio.get_running_loop()
+        looked = loop.time()
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
+            if self._spool is not None and not self._spool.works and loop.time() - looked > _ADOPT_SECONDS:
+                looked = loop.time()
+                await self._spool.look()
             latest = loop.time() - self._patience
             self._give_up(entry for entry in self._in_flight if entry.since < latest)
             while self._waiting and self._waiting[0].since < latest:
-                self._waiting.popleft().answer(Verdict.AWAY)
+                self._give_up((self._waiting.popleft(),))
+            if self._in_flight and self.away is None and loop.time() - self._sent_at > _HUNG_SECONDS:
+                self._went_away("PostgreSQL does not answer")
 
     def _went_away(self, why: str) -> None:
         if self.away is None:
@@ -286,10 +413,24 @@ class GroupCommit:
         self._give_up(self._waiting)
         self._waiting.clear()
 
-    @staticmethod
-    def _give_up(entries: Iterable[_Waiting]) -> None:
+    def _give_up(self, entries: Iterable[_Waiting]) -> None:
+        """PostgreSQL does not store these now: the spool's turn."""
         for entry in entries:
-            entry.answer(Verdict.AWAY)
+            if self._spool is None:
+                entry.answer(Verdict.AWAY)
+            elif not entry.spooled and not entry.verdict.done():
+                entry.spooled = True
+                self._spool.append(encoded(entry.notices, entry.asks), entry.kept)
+
+
+_Outcome = tuple[Counter[tuple[int | None, str, str]], list[Pair]]
+
+# Whoever may be storing the same has not ended: a quarter of a second is what those who wait behind can bear.
+_SHORT_LOCKS: Final = "set local lock_timeout = '250ms'"
+
+
+def _fates(notices: Iterable[Notice]) -> Counter[tuple[int | None, str, str]]:
+    return Counter((notice.store, notice.kind, notice.fate) for notice in notices)
 
 
 def _tallies(fates: Counter[tuple[int | None, str, str]]) -> dict[tuple[int, str], Tally]:

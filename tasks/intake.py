@@ -5,7 +5,9 @@
     POST /{token}/events                                                            the marketplace's events
     GET  /livez  /readyz  /metrics                                                  for whoever runs it
 
-Works on without Redis; says 503 when PostgreSQL cannot keep it. A thin ASGI callable, because a web framework costs
+Works on without Redis. While PostgreSQL is away or slow, a spool on this machine's disk keeps what comes; 503 only when
+that cannot either – and while it is not known yet whose token it is: an intake that starts while PostgreSQL is away
+knows no store, and cannot tell a notification from noise. A thin ASGI callable, because a web framework costs
 three times the work itself here. Tokens and bodies never reach a log.
 """
 
@@ -26,6 +28,7 @@ import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import prometheus_client
@@ -35,10 +38,11 @@ from hub import db, events, notification
 from hub.errors import BadInput, HubError, Problem
 from hub.ledger import Notice, Pair
 from hub.model import Ask, Urgency
-from hub.settings import Settings
+from hub.settings import SPOOL_BYTES, Settings
 from hub.stores import Door, Registry, SecretBox
 from tasks.bounded_http import Bounds, bounded
 from tasks.group_commit import SOURCES, GroupCommit, Verdict
+from tasks.spool import Spool
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -93,6 +97,18 @@ class Figures:
         self.pushed = prometheus_client.Counter(
             "hub_intake_wakes_pushed", "Wake-ups that were published", registry=self.registry
         )
+
+    def watch_spool(self, spool: Spool) -> None:
+        """Show how much waits in the spool, and since when."""
+        for name, what, read in (
+            ("lines", "Requests that wait in the spool", lambda: spool.lines),
+            ("bytes", "Size of the spool on this machine's disk, of this process", lambda: spool.size),
+            ("age_seconds", "Age of the oldest part of the spool", lambda: spool.seconds),
+            ("kept", "Requests that the spool has kept since the start", lambda: spool.kept),
+            ("unreadable", "Lines of the spool that could not be read and were set aside", lambda: spool.odd_lines),
+        ):
+            gauge = prometheus_client.Gauge(f"hub_intake_spool_{name}", what, registry=self.registry)
+            gauge.set_function(read)
 
     def committed(self, fates: Counter[tuple[int | None, str, str]], seconds: float) -> None:
         """A group was stored."""
@@ -234,7 +250,8 @@ class _Kept(NamedTuple):
     asks: Sequence[Ask]
 
 
-_Reader = Callable[[Door, bytes, Scope], _Kept]
+_Reader = Callable[[Door, bytes, Scope, int], _Kept]
+"""The last one is when the request came, as `Notice.at` has it."""
 
 _JSON: Final = (b"content-type", b"application/json")
 _START_OK: Final = {"type": "http.response.start", "status": 200, "headers": [_JSON, (b"content-length", b"2")]}
@@ -255,9 +272,11 @@ class Intake:
         wakes: Wakes,
         figures: Figures,
         bounds: Bounds,
+        spool: Spool | None = None,
     ) -> None:
         self._stores = stores
         self._commit = commit
+        self._spool = spool
         self._wakes = wakes
         self._figures = figures
         self._bounds = bounds
@@ -279,7 +298,7 @@ class Intake:
             return
         try:
             door, reader = self._entrance(scope)
-            kept = reader(door, await self._body(receive, scope), scope)
+            kept = reader(door, await self._body(receive, scope), scope, self._commit.now())
             verdict = await self._commit.store(kept.notices, kept.asks)
             if verdict is not Verdict.STORED:
                 raise _unstored(verdict)
@@ -353,6 +372,8 @@ class Intake:
             if message["type"] == "lifespan.startup":
                 self._wakes.start()
                 self._stores.start()
+                if self._spool is not None:
+                    await self._spool.open()
                 self._commit.start()
                 await send({"type": "lifespan.startup.complete"})
             else:
@@ -372,11 +393,17 @@ class Intake:
         if self._stores.doors is None:
             obstacles.append("the registry of stores was never read")
         answered = self._commit.answered_at
-        if self._commit.away is not None:
+        spooling = self._spool is not None and self._spool.works
+        if spooling:
+            pass  # whatever PostgreSQL does, what comes is kept
+        elif self._commit.away is not None:
             obstacles.append("PostgreSQL cannot be used")  # its own words name hosts; they are in the log
         elif answered is None or asyncio.get_running_loop().time() - answered > _FRESH_SECONDS:
             obstacles.append("PostgreSQL has not answered lately")
-        body = json.dumps({"ready": not obstacles, "obstacles": obstacles}).encode()
+        told: dict[str, object] = {"ready": not obstacles, "obstacles": obstacles}
+        if self._spool is not None:
+            told["spool"] = {"works": spooling, "lines": self._spool.lines, "bytes": self._spool.size}
+        body = json.dumps(told).encode()
         return (503 if obstacles else 200), b"application/json", body
 
     def _metrics(self) -> tuple[int, bytes, bytes]:
@@ -387,13 +414,13 @@ class Intake:
 # ---------------------------------------------------------------- what the routes make of a body
 
 
-def _notification(door: Door, body: bytes, _: Scope) -> _Kept:
+def _notification(door: Door, body: bytes, _: Scope, at: int) -> _Kept:
     """vtex.md 4.4: which contexts look again. Another store's body is kept out of them (NOT-11)."""
     notices: list[Notice] = []
     asks: list[Ask] = []
     for said in notification.parse(body, account=door.account, affiliate=door.affiliate):
         fate = _fate(door, foreign=said.account != door.account or said.affiliate != door.affiliate)
-        notices.append(Notice(_notice_id(), door.store, "notification", fate, said.raw))
+        notices.append(Notice(_notice_id(), door.store, "notification", fate, said.raw, at=at))
         if fate == "accepted":
             heard = notification.announces_change(said)
             source = SOURCES["notification"]
@@ -402,7 +429,7 @@ def _notification(door: Door, body: bytes, _: Scope) -> _Kept:
     return _Kept(notices, asks)
 
 
-def _event(door: Door, body: bytes, scope: Scope) -> _Kept:
+def _event(door: Door, body: bytes, scope: Scope, at: int) -> _Kept:
     """A marketplace says that an order is new or changed."""
     if door.webhook is None:
         fix = "this store's marketplace sends no events; its orders are polled"
@@ -414,21 +441,21 @@ def _event(door: Door, body: bytes, scope: Scope) -> _Kept:
             raise _Refused(401, "signature", [Problem("input", field=door.webhook.header, fix=fix)])
     said = events.read_event(door.webhook, body)
     fate = _fate(door, foreign=False) if said.order_id is not None else "ignored"
-    return _about_order(door, "event", fate, said)
+    return _about_order(door, "event", fate, said, at)
 
 
-def _result(door: Door, body: bytes, scope: Scope) -> _Kept:
+def _result(door: Door, body: bytes, scope: Scope, at: int) -> _Kept:
     """VTEX says what became of an order it was given; the context order decides what that means."""
     said = events.read_result(body, account=door.account)
     named = urllib.parse.parse_qs(scope["query_string"].decode("ascii", "replace"), max_num_fields=20).get("an", [])
     accounts = {said.account, *(notification.plain_account(name) for name in named)}
     # Without an order id nobody can tell whose result it is; the order's own timer finds out.
     fate = _fate(door, foreign=accounts != {door.account} or said.order_id is None)
-    return _about_order(door, "result", fate, said)
+    return _about_order(door, "result", fate, said, at)
 
 
-def _about_order(door: Door, kind: str, fate: str, said: events.Event) -> _Kept:
-    notice = Notice(_notice_id(), door.store, kind, fate, said.raw, said.order_id)
+def _about_order(door: Door, kind: str, fate: str, said: events.Event, at: int) -> _Kept:
+    notice = Notice(_notice_id(), door.store, kind, fate, said.raw, said.order_id, at)
     if fate != "accepted" or said.order_id is None:
         return _Kept((notice,), ())
     return _Kept((notice,), (Ask(door.store, "order", said.order_id, SOURCES[kind], Urgency.NOTIFIED, heard=True),))
@@ -514,12 +541,15 @@ def opened(
     bounds: Bounds | None = None,
     slot: int | None = None,
     registry_seconds: float = _REGISTRY_SECONDS,
+    spool: Path | None = None,
+    spool_bytes: int = SPOOL_BYTES,
 ) -> Iterator[uvicorn.Server]:
     """A server that needs only a socket: `server.run(sockets=[listening(host, port)])`.
 
-    Neither PostgreSQL nor Redis need to be there; it answers 503 until PostgreSQL is. `wake` publishes wake-ups for
-    (slug, context) pairs and is called in a thread of its own. `slot` is this process's row of the counters;
-    `registry_seconds` is how long a change of the stores may go unnoticed.
+    Neither PostgreSQL nor Redis need to be there; it answers 503 until PostgreSQL was there once, and from then on only
+    when neither PostgreSQL nor the folder `spool` (with `None`: PostgreSQL) can keep what comes. `wake` publishes
+    wake-ups for (slug, context) pairs and is called in a thread of its own. `slot` is this process's row of the
+    counters; `registry_seconds` is how long a change of the stores may go unnoticed.
     """
     bounds = bounds or Bounds()
     figures = Figures()
@@ -529,16 +559,22 @@ def opened(
         wakes = Wakes(wake, figures)
 
         def wake_pairs(pairs: Iterable[Pair]) -> None:
-            wakes.add((stores.slugs[store], context) for store, context in pairs)
+            # What the spool kept may be of a store that is not known yet: the sweep wakes for it.
+            slugs = stores.slugs
+            wakes.add((slugs[store], context) for store, context in pairs if store in slugs)
 
+        kept = Spool(spool, most_bytes=spool_bytes) if spool is not None else None
+        if kept is not None:
+            figures.watch_spool(kept)
         commit = GroupCommit(
             database_url,
             schema,
             slot=os.getpid() % _SLOTS if slot is None else slot,
             on_wake=wake_pairs,
             on_commit=figures.committed,
+            spool=kept,
         )
-        intake = Intake(stores=stores, commit=commit, wakes=wakes, figures=figures, bounds=bounds)
+        intake = Intake(stores=stores, commit=commit, wakes=wakes, figures=figures, bounds=bounds, spool=kept)
         yield uvicorn.Server(
             uvicorn.Config(
                 intake,
@@ -577,7 +613,14 @@ def run(settings: Settings, host: str = "127.0.0.1", port: int = 8080, *, env: M
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one descriptor per connection; the usual 1,024 are few
     waker = Waker(settings, make_app(settings))
-    with opened(settings.database_url, settings.schema, box, waker.wake) as server:
+    with opened(
+        settings.database_url,
+        settings.schema,
+        box,
+        waker.wake,
+        spool=settings.spool,
+        spool_bytes=settings.spool_bytes,
+    ) as server:
         log.info("intake listens on %s:%s", *bound.getsockname()[:2])
         with suppress(KeyboardInterrupt):  # uvicorn has ended in order and repeats the signal
             server.run(sockets=[bound])

@@ -439,6 +439,7 @@ def running_cell(
             "HUB_QUEUES": str(quick_queues(directory / "queues.yaml")),
             "HUB_PLAN": plan,
             **({"HUB_BROKER_URL": broker_url} if broker_url else {}),
+            "HUB_SPOOL": str(directory / "spool"),
         }
         intake = free_port()
         env["HUB_PUBLIC_URL"] = f"http://127.0.0.1:{intake}"

@@ -44,7 +44,7 @@ def settings_here() -> Settings:
     """The settings as the processes here have them. `BadInput` with every problem."""
     from hub.settings import Settings
 
-    env = surroundings()
+    env = surroundings() | {"HUB_DIRECTORY": str(place().directory)}
     try:
         return Settings.load(env=env)
     except BadInput as wrong:

@@ -71,6 +71,7 @@ def _looks(*, stores: bool) -> Iterator[Look]:
     database = list(_database(settings))
     yield from database
     yield from _redis(settings)
+    yield _spool(settings)
     if any(look.verdict == "failed" for look in database):
         return
     yield from _at_work(settings)
@@ -150,6 +151,22 @@ def _memory(facts: dict[str, Any]) -> Look:
         return Look("ok", "redis memory", "maxmemory-policy noeviction")
     do = "set maxmemory-policy noeviction: else wake-ups and limits can be evicted"
     return Look("warning", "redis memory", f"maxmemory-policy {policy}", do)
+
+
+def _spool(settings: Settings) -> Look:
+    from tasks.spool import found_in
+
+    try:
+        segments, size, aside = found_in(settings.spool)
+    except OSError as fault:
+        return Look("warning", "spool", f"{settings.spool}: {fault.strerror}", "let the intake's user write there")
+    if segments:
+        do = "an intake of this machine stores it as soon as PostgreSQL can; start one if none runs: hub intake"
+        return Look("warning", "spool", f"{size} bytes wait in {settings.spool}", do)
+    if aside:
+        do = "lines in them could not be read, the log of the intake says why; remove what you have looked at"
+        return Look("warning", "spool", f"{aside} segments are set aside in {settings.spool}", do)
+    return Look("ok", "spool", "empty on this machine")
 
 
 def _at_work(settings: Settings) -> Iterator[Look]:

@@ -151,6 +151,8 @@ _KEPT = (
     "HUB_PLAN",
     "HUB_PUBLIC_URL",
     "HUB_API_URL",
+    "HUB_SPOOL",
+    "HUB_SPOOL_BYTES",
 )
 """What a second terminal is told; a key given as HUB_KEY is written nowhere."""
 

@@ -3,6 +3,7 @@
 key            the key of the stores' credentials (0600), made once
 running.json   where the hub that runs here can be reached (0600: it holds passwords); gone when it ended
 postgres/ valkey/   files of the embedded servers
+spool/         what the intakes here keep while PostgreSQL is away (0700), unless HUB_SPOOL names another folder
 logs/          what the processes wrote
 """
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,6 +15,7 @@ import requests
 from cryptography.fernet import Fernet
 
 from hub import db
+from hub.settings import SPOOL_BYTES
 from hub.stores import Registry, SecretBox
 from tasks.bounded_http import Bounds
 from tasks.intake import listening, opened
@@ -125,6 +127,8 @@ def serving(
     bounds: Bounds | None = None,
     wait: bool = True,
     registry_of: str | None = None,
+    spool: Path | None = None,
+    spool_bytes: int = SPOOL_BYTES,
 ) -> Iterator[Running]:
     """An intake in a thread. `registry_of`: where the test writes stores, when the intake is given another URL."""
     woken: list[tuple[str, str]] = []
@@ -137,7 +141,8 @@ def serving(
     box = SecretBox([Fernet.generate_key()])
     pool = db.open_pool(registry_of or database, "hub", name="test", max_size=2)
     bound = listening("127.0.0.1", 0)
-    with opened(database, "hub", box, wake or note, bounds=bounds, slot=1, registry_seconds=0.02) as server:
+    kept = {"spool": spool, "spool_bytes": spool_bytes}
+    with opened(database, "hub", box, wake or note, bounds=bounds, slot=1, registry_seconds=0.02, **kept) as server:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
         running = Running(

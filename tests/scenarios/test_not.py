@@ -306,13 +306,26 @@ def unwritable(cell: Cell, table: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def without_spool(cell: Cell) -> Iterator[None]:
+    """The intake can keep nothing on its disk meanwhile."""
+    spool = cell.settings.spool
+    until(lambda: not list(spool.glob("*.spool")), why="the spool is not drained")
+    aside = spool.with_name("spool-elsewhere")
+    spool.rename(aside)
+    spool.touch()
+    yield
+    spool.unlink()
+    aside.rename(spool)
+
+
 @pytest.mark.scenario("NOT-13")
 def test_what_cannot_be_stored_is_a_503_and_counts_again_when_it_is_repeated(cell: Cell, shop: Shop) -> None:
     (sku,) = on_sale(shop, 1)
     shop.change(sku, stock=9, notify=False)
     body = documented(shop, sku, StockModified=True)
     before = counted(shop)
-    with unwritable(cell, "notices"):
+    with without_spool(cell), unwritable(cell, "notices"):
         answer = shop.notify(body)
         assert answer.status_code == 503
         assert int(answer.headers["Retry-After"]) >= 1
