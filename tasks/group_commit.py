@@ -233,7 +233,7 @@ class GroupCommit:
         if loop.time() >= self._adopt_after:
             await spool.adopt()
             self._adopt_after = loop.time() + _ADOPT_SECONDS
-        if not spool.lines or loop.time() < self._drain_after:
+        if spool.empty or loop.time() < self._drain_after:
             return False
         batch = await spool.oldest(_LARGEST_GROUP)
         if batch is None:

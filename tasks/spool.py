@@ -142,6 +142,11 @@ class Segments:
         return sum(segment.size for segment in self._segments)
 
     @property
+    def empty(self) -> bool:
+        """Whether there is no file; one without a whole line is read too, so that it goes away."""
+        return not self._segments
+
+    @property
     def has_room(self) -> bool:
         """Whether the bound is not reached."""
         return self.size < self._most_bytes
@@ -340,6 +345,11 @@ class Spool:
     def size(self) -> int:
         """Bytes they take on the disk."""
         return self._files.size
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is to be read."""
+        return self._files.empty
 
     @property
     def odd_lines(self) -> int:

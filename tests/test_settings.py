@@ -285,3 +285,19 @@ def test_no_value_anywhere_ends_in_anything_but_bad_input(
     path.write_text(json.dumps(tree))
     with suppress(BadInput):
         Settings.load(path, ENV)
+
+
+def test_the_spool_is_in_the_hubs_directory_unless_another_folder_is_named() -> None:
+    assert Settings.load(env=ENV).spool == Path(".hub/spool").absolute()
+    assert Settings.load(env=ENV | {"HUB_DIRECTORY": "/srv/hub"}).spool == Path("/srv/hub/spool")
+    assert Settings.load(env=ENV | {"HUB_DIRECTORY": "/srv/hub", "HUB_SPOOL": "/var/x"}).spool == Path("/var/x")
+    assert Settings.load(env=ENV | {"HUB_SPOOL_BYTES": "2000000"}).spool_bytes == 2_000_000
+
+
+@pytest.mark.parametrize("number", ["-1", "1.5", "1000", "9" * 30, "many"])
+def test_a_size_of_the_spool_that_makes_no_sense_is_refused(number: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        Settings.load(env=ENV | {"HUB_SPOOL_BYTES": number})
+    (problem,) = refused.value.problems
+    assert problem.field == "HUB_SPOOL_BYTES"
+    assert "from 1048576 to" in problem.fix
