@@ -119,7 +119,7 @@ class World:
             "vtex", "marketplace", "intake-1", "intake-2", "api", "control", "door-valkey", "door-postgres",
             "door-rabbit", "door-intake",
         )  # fmt: skip
-        self.ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        self.ports = dict(zip(names, free_ports(len(names)), strict=True))
         self.env = self._environment(valkey.url, postgres.url)
         direct = {**self.env, "REDIS_URL": valkey.url, "DATABASE_URL": postgres.url}
         if self.rabbit is not None:
@@ -377,7 +377,8 @@ def _through(url: str, port: int) -> str:
     return urlunsplit(parts._replace(netloc=f"{place}:{port}"))
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """So many TCP ports of this machine that nobody listens on now."""
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))
