@@ -25,7 +25,7 @@ from chaos.strikes import Strikes
 from chaos.traffic import Traffic, load, register
 from chaos.witness import Witness
 from chaos.world import LEASE_SECONDS, RunFailed, World, close_desk, until
-from hub.resending import resend
+from hub import reconciliations
 from hub.runtime.embedded import scratch
 from hub.runtime.supervisor import ProcessDied, Supervisor
 from hub.simulators.control import VtexControl
@@ -164,7 +164,7 @@ class _Run:
     def _busy(self) -> list[str]:
         rows = self.world.ask(
             f"select store, context, key, work::text, status, attempts, code from states"
-            f" where ({BUSY}) and key <> '@poll' order by 1, 2, 3 limit 200"
+            f" where ({BUSY}) and key not in ('@poll', '@reconcile') order by 1, 2, 3 limit 200"
         )
         names = {shop.store.id: shop.slug for shop in self.world.shops}
         return [
@@ -173,16 +173,23 @@ class _Run:
         ]
 
     def _heal_sweep(self) -> None:
+        """What the calendar does once a day (`sweep.reconcile_hours`), for every store now: `hub reconcile --all`."""
         desk = self.world.desk("chaos healing")
-        vtex, marketplace = self.world.vtex(), self.world.marketplace()
         try:
-            for shop in self.world.shops:
-                skus = set(vtex.truth(shop.account, 1)) | set(marketplace.shown(shop.slug))
-                resend(desk.pool, shop.store.id, sorted(skus), who="chaos", why="the faults are over")
+            runs = [
+                reconciliations.start(desk.pool, shop.store.id, who="chaos", why="the faults are over")
+                for shop in self.world.shops
+            ]
+            took = until(
+                lambda: all(one.state != "running" for one in reconciliations.listed(desk.pool, runs=runs)),
+                seconds=QUIET_SECONDS, why=f"the reconciliations are not done after {QUIET_SECONDS:.0f} s", every=0.5,
+            )  # fmt: skip
+            totals: Counter[str] = Counter()
+            for one in reconciliations.listed(desk.pool, runs=runs):
+                totals.update(one.counts)
+            self._note(f"reconciled in {took:.1f} s (in production every 24 h): {dict(totals)}")
         finally:
             close_desk(desk)
-            vtex.close()
-            marketplace.close()
 
     def _report(self, outcome: Outcome, evidence: Evidence, strikes: Strikes, traffic: Traffic) -> None:
         _say(f"seed {self.plan.seed}: {time.monotonic() - self.began:.0f} s, load {traffic.seconds:.0f} s")
