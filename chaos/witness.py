@@ -82,11 +82,14 @@ class Witness:
         recoveries: Sequence[Recovery] = (),
         spooled: int = 0,
         notes: Mapping[str, str] | None = None,
+        slugs: Sequence[str] | None = None,
+        queues: bool = True,
     ) -> Evidence:
-        """Everything, for every store that is registered and not removed.
+        """Everything, for every store that is registered and not removed, or for those named in `slugs`.
 
-        `posts` and `excuses` by slug: what the driver POSTed itself, and what it left broken on purpose. Raises what
-        psycopg, redis, kombu and the controls raise when somebody is away.
+        `posts` and `excuses` by slug: what the driver POSTed itself, and what it left broken on purpose. Without
+        `queues` the broker is not asked. Raises what psycopg, redis, kombu and the controls raise when somebody is
+        away.
         """
         self.forgotten = []
         with psycopg.connect(self.settings.database_url, row_factory=dict_row) as db:
@@ -95,6 +98,7 @@ class Witness:
             db.execute(sql.SQL("set local search_path = {}").format(schema))
             ended = _only(db, "select extract(epoch from clock_timestamp())::float8 as now")["now"]
             found = db.execute("select * from stores where status <> 'removed' order by slug").fetchall()
+            found = [row for row in found if slugs is None or row["slug"] in slugs]
             ours = {row["id"]: _ours(db, row["id"]) for row in found}
         stores = []
         for row in found:
@@ -105,7 +109,7 @@ class Witness:
             began=began,
             ended=ended,
             stores=tuple(Store(**store) for store in stores),
-            queues=self.queues([row["slug"] for row in found]),
+            queues=self.queues([row["slug"] for row in found]) if queues else (),
             processes=tuple(processes),
             recoveries=tuple(recoveries),
             spooled=spooled,

@@ -50,6 +50,9 @@ DEAD_PAUSE = 600.0
 CREDENTIAL_RETRY = 900.0
 """Seconds after which a credential gate lets one key try, unless the ledger is told another time (`gate_try`)."""
 
+RELEASED_AT_ONCE = 1_000
+"""Rows that one statement releases: more would hold their locks for long."""
+
 Pair = tuple[int, str]
 """(store id, context)."""
 
@@ -627,21 +630,28 @@ class Ledger:
         with translated():
             return retrying(once)
 
-    def release(self, store: int, parked_on: str, *, source: str = "release") -> frozenset[Pair]:
-        """Make pending whatever is parked on this (mapping saved, SKU published, approval given).
+    def release(self, store: int, *parked_on: str, source: str = "release") -> frozenset[Pair]:
+        """Make pending whatever is parked on one of these (mapping saved, SKU published, approval given).
 
         Call it when the change is committed: rows that are just being parked are waited for, later ones see the change.
         """
         with translated(), self.pool.connection() as db:
-            db.execute("select pg_advisory_xact_lock(hashtextextended(%s, 2))", (_release_lock(store, parked_on),))
+            db.execute(
+                "select pg_advisory_xact_lock(hashtextextended(n, 2)) from unnest(%s::text[]) n",
+                ([_release_lock(store, one) for one in sorted(parked_on)],),
+            )
             parked = db.execute(
                 """
                 select s.context, s.key from answers a join states s using (store, context, key)
-                where a.store = %s and a.parked_on = %s and s.status = 'parked'
+                where a.store = %s and a.parked_on = any(%s) and s.status = 'parked'
                 """,
-                (store, parked_on),
+                (store, list(parked_on)),
             ).fetchall()
-        return self.enqueue([Ask(store, row[0], row[1], source, Urgency.FOLLOW) for row in parked])
+        asks = [Ask(store, row[0], row[1], source, Urgency.FOLLOW) for row in sorted(parked)]
+        wake: set[Pair] = set()
+        for start in range(0, len(asks), RELEASED_AT_ONCE):
+            wake |= self.enqueue(asks[start : start + RELEASED_AT_ONCE])
+        return frozenset(wake)
 
     def hasten(self, store: int, *, spread: float = 10.0) -> int:
         """A circuit closed: what it delayed becomes due, spread over `spread` seconds. Returns how many.

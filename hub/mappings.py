@@ -27,6 +27,7 @@ LARGEST: Final = 16 * 1_048_576
 MOST_ROWS: Final = 200_000
 LONGEST: Final = {"category": 100, "remote": 200, "name": 500}
 BATCH: Final = 5_000
+LOCKS: Final = 500  # categories released at once: PostgreSQL has room for a few thousand locks
 
 Pool = ConnectionPool[Connection[tuple[Any, ...]]]
 
@@ -211,11 +212,18 @@ def plan(pool: Pool, store: int, rows: Sequence[CategoryMapping]) -> Change:
 
 
 def save(
-    pool: Pool, store: int, rows: Sequence[CategoryMapping], *, who: str, why: str = ""
+    pool: Pool,
+    store: int,
+    rows: Sequence[CategoryMapping],
+    *,
+    who: str,
+    why: str = "",
+    ledger: Ledger | None = None,
 ) -> tuple[Change, frozenset[Pair]]:
     """Keep these rows (others stay as they are) and have looked at what they concern; also whom to wake.
 
-    The table is kept first, in one transaction: whoever reads a SKU meanwhile sees it.
+    The table is kept first, in one transaction: whoever reads a SKU meanwhile sees it, and whoever is just parking one
+    is waited for. `ledger`: this process's own, where it has one.
     """
     change, touched = _difference(pool, store, rows)
 
@@ -247,12 +255,13 @@ def save(
 
     with translated():
         retrying(keep)
-    # Parked while the table was being kept: found now, so that nobody waits for a mapping that is there.
+    ledger = ledger or Ledger(pool, COMMAND_SLOT)
+    # What was parked while the table was being kept is found now, so that nobody waits for a mapping that is there.
     parked = {(context, key) for context, key in _parked(pool, store, [row.category for row in rows])}
-    ledger = Ledger(pool, COMMAND_SLOT)
-    asks = [Ask(store, context, key, "release", Urgency.FOLLOW) for context, key in sorted(parked)]
-    asks += [Ask(store, "catalog", key, "release", Urgency.FOLLOW) for key in touched if ("catalog", key) not in parked]
     wake: set[Pair] = set()
+    for start in range(0, len(rows), LOCKS):
+        wake |= ledger.release(store, *(f"mapping:{row.category}" for row in rows[start : start + LOCKS]))
+    asks = [Ask(store, "catalog", key, "release", Urgency.FOLLOW) for key in touched if ("catalog", key) not in parked]
     for start in range(0, len(asks), BATCH):
         wake |= ledger.enqueue(asks[start : start + BATCH])
     return Change(change.new, change.changed, change.unchanged, len(parked), change.listed, change.refused), frozenset(
