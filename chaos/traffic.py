@@ -32,6 +32,8 @@ MOST_WAITING = 400
 MOST_PENDING = 4_000
 """Keys pending in the hub beyond which it does too."""
 CHANNELS = (1, 2)
+VARIANTS = ("real", "guide", "broadcaster")
+"""The forms that say what changed; the others leave it out, and nobody could know that there was anything to read."""
 
 
 @dataclass(slots=True)
@@ -71,7 +73,8 @@ def register(world: World) -> None:
                     account, each, first_id=1, category_ids=list(CATEGORIES), channels=[1], price=[1000, 1000],
                     stock=[10, 10],
                 )  # fmt: skip
-                vtex.notifier_habits(account, jitter=0.05, variant="random", casing="random", sku_as="random")
+                variant = VARIANTS[number % len(VARIANTS)]
+                vtex.notifier_habits(account, jitter=0.05, variant=variant, casing="random", sku_as="random")
             name, profile = PROFILES[number % len(PROFILES)]
             slug = f"shop{number}-{profile}"
             seller = marketplace.open_account(
