@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from psycopg import Connection
+from psycopg_pool import ConnectionPool
+
+from hub.db import retrying, translated
+
+LARGEST_SHARE = 100
+"""Rows of counters that a store may have before they are summed up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +76,46 @@ def conserved(db: Connection[Any], *, recount: bool) -> list[Interval]:
             Interval("leases without a claim", int(leases[0]), 0),
         ]
     return laws
+
+
+_FOLD = """
+with gone as (
+  delete from counters c using (
+    select store, context, source, slot from counters where store = %(store)s and slot <> 0
+    order by context, source, slot for update skip locked
+  ) s where c.store = s.store and c.context = s.context and c.source = s.source and c.slot = s.slot
+  returning c.*
+)
+insert into counters as c (store, context, source, slot, received, quarantined, ignored, accepted, requested, coalesced,
+                           enqueued, finished)
+select store, context, source, 0, sum(received), sum(quarantined), sum(ignored), sum(accepted), sum(requested),
+       sum(coalesced), sum(enqueued), sum(finished)
+from gone group by 1, 2, 3 order by 1, 2, 3
+on conflict (store, context, source, slot) do update set
+  received = c.received + excluded.received, quarantined = c.quarantined + excluded.quarantined,
+  ignored = c.ignored + excluded.ignored, accepted = c.accepted + excluded.accepted,
+  requested = c.requested + excluded.requested, coalesced = c.coalesced + excluded.coalesced,
+  enqueued = c.enqueued + excluded.enqueued, finished = c.finished + excluded.finished
+"""
+
+
+def fold(pool: ConnectionPool[Connection[Any]], *, share: int = LARGEST_SHARE) -> int:
+    """Sum up the counters of stores that have more than `share` rows: each process that ever ran left its slot there.
+
+    Sums stay what they are, so it may run beside everything; rows that somebody is writing now are left for next time.
+    Returns how many stores were folded.
+    """
+
+    with translated():
+        with pool.connection() as db:
+            full = db.execute(
+                "select store from counters group by store having count(*) > %s order by store", (share,)
+            ).fetchall()
+        for (store,) in full:
+            retrying(partial(_fold, pool, int(store)))
+    return len(full)
+
+
+def _fold(pool: ConnectionPool[Connection[Any]], store: int) -> None:
+    with pool.connection() as db:
+        db.execute(_FOLD, {"store": store})

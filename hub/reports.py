@@ -22,12 +22,22 @@ Pool = ConnectionPool[Connection[tuple[Any, ...]]]
 # ---------------------------------------------------------------- queues
 
 
+FEW = 5_000
+"""Scheduled, failing or dead rows that are counted for whoever looks; beyond, the sweep's last count is told."""
+
+COUNT_SECONDS = 60.0
+"""How often the sweep counts what is more than that."""
+
+_OLDEST_COUNT = 600.0  # seconds; no sweep has counted for so long: better slow than wrong
+
+
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """What lies at one store and context.
 
     `pending` may start now, `held` is under way, `late` is scheduled and its time has come, `later` is scheduled for
-    later (of it, `waiting` for an answer of the marketplace). `oldest`: age of the oldest pending demand.
+    later (of it, `waiting` for an answer of the marketplace). `oldest`: age of the oldest pending demand. `counted`:
+    age of the figures from `later` on; `None` when they were counted just now, as `pending` to `late` always are.
     """
 
     store: str
@@ -42,7 +52,33 @@ class Backlog:
     refused: int
     failing: int
     dead: int
+    counted: float | None = None
 
+
+_MANY = """
+select (select count(*) from (select from states where work = 's' limit %(few)s) s)
+     + (select count(*) from (select from states where status in ('refused', 'parked', 'delayed', 'unknown')
+                              limit %(few)s) f)
+     + (select count(*) from (select from states where status = 'dead' limit %(few)s) d) >= %(few)s
+"""
+
+_COUNTED = """
+select store, context, sum(later)::int8 as later, sum(waiting)::int8 as waiting, sum(parked)::int8 as parked,
+       sum(refused)::int8 as refused, sum(failing)::int8 as failing, sum(dead)::int8 as dead
+from (
+  select store, context, count(*) filter (where due_at > now()) as later,
+         count(*) filter (where status = 'waiting') as waiting, 0 as parked, 0 as refused, 0 as failing, 0 as dead
+  from states where work = 's' group by 1, 2
+  union all
+  select store, context, 0, 0, count(*) filter (where status = 'parked'), count(*) filter (where status = 'refused'),
+         count(*) filter (where status in ('delayed', 'unknown')), 0
+  from states where status in ('refused', 'parked', 'delayed', 'unknown') group by 1, 2
+  union all
+  select store, context, 0, 0, 0, 0, 0, count(*) from states where status = 'dead' group by 1, 2
+) lying group by 1, 2
+"""
+
+_KEPT = "select store, context, later, waiting, parked, refused, failing, dead from backlogs"
 
 _BACKLOG = """
 with found as (
@@ -53,18 +89,14 @@ with found as (
   select c.store, c.context, 0, null, count(*), 0, 0, 0, 0, 0, 0, 0
   from claims c join leases l on l.claim = c.id group by 1, 2
   union all
-  select store, context, 0, null, 0, count(*) filter (where due_at <= now()), count(*) filter (where due_at > now()),
-         count(*) filter (where status = 'waiting'), 0, 0, 0, 0
-  from states where work = 's' group by 1, 2
+  select store, context, 0, null, 0, count(*), 0, 0, 0, 0, 0, 0
+  from states where work = 's' and due_at <= now() group by 1, 2
   union all
-  select store, context, 0, null, 0, 0, 0, 0, count(*) filter (where status = 'parked'),
-         count(*) filter (where status = 'refused'), count(*) filter (where status in ('delayed', 'unknown')), 0
-  from states where status in ('refused', 'parked', 'delayed', 'unknown') group by 1, 2
-  union all
-  select store, context, 0, null, 0, 0, 0, 0, 0, 0, 0, count(*) from states where status = 'dead' group by 1, 2
+  select store, context, 0, null, 0, 0, later, waiting, parked, refused, failing, dead from ({lying}) lying
 )
 select t.slug, f.context, sum(pending)::int8, max(oldest), sum(held)::int8, sum(late)::int8, sum(later)::int8,
-       sum(waiting)::int8, sum(parked)::int8, sum(refused)::int8, sum(failing)::int8, sum(dead)::int8
+       sum(waiting)::int8, sum(parked)::int8, sum(refused)::int8, sum(failing)::int8, sum(dead)::int8,
+       %(counted)s::float8
 from found f join stores t on t.id = f.store
 where t.status <> 'removed' and (%(store)s::int is null or f.store = %(store)s)
 group by 1, 2 order by 1, 2
@@ -72,9 +104,42 @@ group by 1, 2 order by 1, 2
 
 
 def backlog(pool: Pool, *, store: int | None = None) -> list[Backlog]:
-    """Everything that is not at rest and well, by store and context; removed stores are left out."""
+    """Everything that is not at rest and well, by store and context; removed stores are left out.
+
+    Reads little however many rows there are: what the sweep has counted is not counted again (`FEW`).
+    """
     with translated(), pool.connection() as db:
-        return [Backlog(*row) for row in db.execute(_BACKLOG, {"store": store}).fetchall()]
+        counted = _last_count(db) if _many(db) else None
+        statement = _BACKLOG.format(lying=_COUNTED if counted is None else _KEPT)
+        rows = db.execute(statement.encode(), {"store": store, "counted": counted}).fetchall()
+    return [Backlog(*row) for row in rows]
+
+
+def count_backlogs(pool: Pool) -> bool:
+    """Count for `backlog`, when much lies there and nobody has counted lately; says whether it did. For the sweep."""
+    with translated(), pool.connection() as db, db.transaction():
+        alone = db.execute("select pg_try_advisory_xact_lock(hashtextextended('hub backlogs', 4))").fetchone()
+        if not (alone and alone[0] and _many(db)):
+            return False
+        age = _last_count(db)
+        if age is not None and age < COUNT_SECONDS / 2:
+            return False
+        db.execute("delete from backlogs")
+        db.execute(
+            f"insert into backlogs (store, context, later, waiting, parked, refused, failing, dead) {_COUNTED}".encode()
+        )
+        return True
+
+
+def _many(db: Connection[tuple[Any, ...]]) -> bool:
+    row = db.execute(_MANY, {"few": FEW}).fetchone()
+    return bool(row and row[0])
+
+
+def _last_count(db: Connection[tuple[Any, ...]]) -> float | None:
+    """Age of the last count that may still be told."""
+    row = db.execute("select extract(epoch from now() - max(counted_at))::float8 from backlogs").fetchone()
+    return float(row[0]) if row and row[0] is not None and row[0] <= _OLDEST_COUNT else None
 
 
 def _parsed(row: tuple[Any, ...], place: int) -> tuple[Any, ...]:

@@ -19,7 +19,8 @@ from typing import Any
 from psycopg import Connection, errors, sql
 from psycopg_pool import ConnectionPool
 
-from hub import reconciliations
+from hub import reconciliations, reports
+from hub.conservation import fold
 from hub.contexts.reconcile import KEY as RECONCILE_KEY
 from hub.db import StorageAway, open_pool, translated
 from hub.errors import HubError
@@ -62,7 +63,9 @@ class Sweep:
         self._do("replay", 1, lambda: nudge(self.settings, self.pool, self.waker))
         self._do("polls", 5, self.start_polls)
         self._do("reconcile", 2, self.reconcile)
+        self._do("backlogs", reports.COUNT_SECONDS, lambda: reports.count_backlogs(self.pool))
         self._do("workers", 60, self.forget_workers)
+        self._do("counters", 600, lambda: fold(self.pool))
         self._do("partitions", 600, self.partitions)
 
     def _do(self, name: str, every: float, what: Callable[[], object]) -> None:

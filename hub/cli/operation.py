@@ -67,6 +67,8 @@ def queues(store: StoreFilter = "", as_json: Json = False) -> None:
         rows.append(row)
     columns = ["store", "context", "pending", "oldest", "held", "late", "later", "waiting", "parked", "refused"]
     tell_table("queues", [*columns, "failing", "dead", "shut"], rows, empty="nothing waits")
+    if found and (counted := found[0].counted) is not None and not wants_json():
+        say(f"much lies here: later, waiting, parked, refused, failing and dead were counted {age(counted)} ago")
 
 
 # ---------------------------------------------------------------- gates
