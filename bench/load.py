@@ -138,7 +138,7 @@ def _ours(whole: Whole, shop: Shop, skus: list[str]) -> Loaded:
     shop.quiet(seconds=300)
     seconds = time.monotonic() - began
     cpu = spent(before, whole.cpu())
-    return _loaded(whole, shop, shop.seller.name, seconds, cpu, skus)
+    return _loaded(whole, shop, seller=shop.seller.name, seconds=seconds, cpu=cpu, skus=skus)
 
 
 def _script(whole: Whole, shop: Shop, skus: list[str]) -> Loaded:
@@ -168,12 +168,10 @@ def _script(whole: Whole, shop: Shop, skus: list[str]) -> Loaded:
     cpu = {"script": told["cpu"]} | {
         name: used for name, used in spent(before, after).items() if name.endswith("simulator")
     }
-    return _loaded(whole, shop, seller.name, told["seconds"], cpu, skus)
+    return _loaded(whole, shop, seller=seller.name, seconds=told["seconds"], cpu=cpu, skus=skus)
 
 
-def _loaded(
-    whole: Whole, shop: Shop, seller: str, seconds: float, cpu: dict[str, float], skus: list[str]
-) -> Loaded:
+def _loaded(whole: Whole, shop: Shop, *, seller: str, seconds: float, cpu: dict[str, float], skus: list[str]) -> Loaded:
     """What the books say; nothing counts unless the marketplace shows every SKU as VTEX sells it."""
     shown, truths = whole.marketplace.shown(seller), whole.vtex.truth(shop.account, 1)
     wrong = [

@@ -42,8 +42,7 @@ def _simulator(module: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         cwd=ROOT,
     )
     try:
-        assert child.stdout is not None
-        line = child.stdout.readline()
+        line = child.stdout.readline() if child.stdout else ""
         yield child, line.rpartition(" at ")[2].strip()
     finally:
         child.send_signal(signal.SIGINT)
@@ -164,9 +163,10 @@ def books(whole: Whole, account: str, seller: str) -> list[dict[str, Any]]:
 
     Times are seconds since the epoch; `sku` is empty for calls about none.
     """
-    found = []
-    for entry in whole.vtex.journal(account=account, limit=100_000):
-        found.append({"sku": _sku_of(entry["operation"], entry["path"], entry["body"]), **_times(entry)})
+    found = [
+        {"sku": _sku_of(entry["operation"], entry["path"], entry["body"]), **_times(entry)}
+        for entry in whole.vtex.journal(account=account, limit=100_000)
+    ]
     for call in whole.marketplace.journal(account=seller, limit=100_000):
         entry = {"at": call.at, "seconds": call.seconds, "operation": call.operation, "status": call.status}
         found.append({"sku": _sku_of(call.operation, call.path, call.body, call.query), **_times(entry)})

@@ -255,7 +255,7 @@ class World:
     def desk(self, name: str) -> Links:
         """The hub's registry and doors on a small pool of the driver's own; close it with `close_desk`."""
         pool = open_pool(self.settings.database_url, self.settings.schema, name=name, max_size=3)
-        return Links(self.settings, pool, SecretBox.from_env(self.env), threads=4)
+        return Links(self.settings, pool, SecretBox.from_env(self.env))
 
     def vtex(self) -> VtexControl:
         """A new client of the simulated VTEX's control routes."""

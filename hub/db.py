@@ -14,7 +14,7 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
@@ -61,6 +61,19 @@ class StorageRefused(HubError):  # noqa: N818 – see StorageAway
     def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
         self.sqlstate = sqlstate
         super().__init__(message)
+
+
+TREES = r"string_to_array(%s, e'\x1e', '')::jsonb[]"
+"""In SQL, what `trees` joined."""
+
+
+def trees(documents: Iterable[str | None]) -> str:
+    """JSON documents as one parameter for `TREES`; `None` is null, and one null alone is an array of no elements.
+
+    An array parameter would have every quote of every document escaped one by one: 40 times the CPU. The separator
+    cannot stand in what `json.dumps` wrote.
+    """
+    return "\x1e".join(document or "" for document in documents)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from hub.conservation import Interval, conserved
-from hub.db import StorageAway, StorageRefused, retrying, translated
+from hub.db import TREES, StorageAway, StorageRefused, retrying, translated, trees
 from hub.errors import Problem
 from hub.limits import RANKS
 from hub.model import Ask, Claim, LotOutcome, Row, Urgency, Written
@@ -397,12 +397,12 @@ class Ledger:
         """
         with translated(), self.pool.connection() as db:
             rows = db.execute(
-                """
+                f"""
                 with ours as (select key from leases where claim = %s order by key for share),
                 put as (
                   insert into answers as a (store, context, key, reference, intent, intent_at)
                   select %s, i.context, i.key, i.reference, i.intent, now()
-                  from unnest(%s::text[], %s::text[], %s::uuid[], %s::jsonb[]) as i(context, key, reference, intent)
+                  from unnest(%s::text[], %s::text[], %s::uuid[], {TREES}) as i(context, key, reference, intent)
                   join ours using (key) order by 2, 3
                   on conflict (store, context, key) do update set
                     reference = excluded.reference, intent = excluded.intent, intent_at = now()
@@ -415,7 +415,7 @@ class Ledger:
                     [intent[0] for intent in intents],
                     [intent[1] for intent in intents],
                     [intent[2] for intent in intents],
-                    [json.dumps(intent[3]) for intent in intents],
+                    trees(json.dumps(intent[3]) for intent in intents),
                 ),
             ).fetchall()
         ours = frozenset(row[0] for row in rows)

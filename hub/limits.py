@@ -113,8 +113,8 @@ class Script:
 class Board:
     """What all processes know together: Redis, or nothing while it is away. Never raises an error of Redis.
 
-    One connection per thread (the lock of a shared pool is held during system calls: 32 threads spent 40 % of their time
-    waiting for it), time-outs of half a second; while Redis is away one thread asks for it once a second.
+    One connection per thread (the lock of a shared pool is held during system calls: 32 threads spent 40 % of their
+    time waiting for it), time-outs of half a second; while Redis is away one thread asks for it once a second.
     """
 
     def __init__(self, server: str | redis.Redis | None, *, again_after: float = 1.0) -> None:

@@ -49,7 +49,6 @@ class Links:
     pool: ConnectionPool[Connection[tuple[Any, ...]]]
     box: SecretBox
     slot: int = 0
-    threads: int = 64
     observer: Callable[[Call], None] | None = None
     closed: Callable[[str], None] | None = None
     transport: Transport = field(init=False)
@@ -67,7 +66,6 @@ class Links:
             self.settings.redis_url,
             self.settings.prefix,
             self.settings.circuit,
-            threads=self.threads,
             observer=self.observer,
             on_circuit=self._circuit_changed,
         )

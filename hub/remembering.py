@@ -12,6 +12,7 @@ from typing import Any
 from psycopg import Connection
 
 from hub import messages
+from hub.db import TREES, trees
 from hub.model import BindingState, Claim, Row
 from hub.outcome import (
     Done,
@@ -62,15 +63,21 @@ def remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, Nex
     if words:
         words.sort(key=lambda row: row[:2])
         db.execute(
-            """
+            f"""
             insert into answers as a (store, context, key, problems, why, ticket, parked_on, input_hash)
-            select %s, * from unnest(%s::text[], %s::text[], %s::jsonb[], %s::text[], %s::text[], %s::text[],
+            select %s, * from unnest(%s::text[], %s::text[], {TREES}, %s::text[], %s::text[], %s::text[],
                                      %s::text[])
             on conflict (store, context, key) do update set
               problems = excluded.problems, why = excluded.why, ticket = excluded.ticket,
               parked_on = excluded.parked_on, input_hash = excluded.input_hash
             """,
-            (claim.store, *([row[column] for row in words] for column in range(7))),
+            (
+                claim.store,
+                [row[0] for row in words],
+                [row[1] for row in words],
+                trees(row[2] for row in words),
+                *([row[column] for row in words] for column in range(3, 7)),
+            ),
         )
     gone = sorted(undone - known.keys())
     if gone:
@@ -85,10 +92,10 @@ def remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, Nex
     if known:
         values = sorted(known.items())
         db.execute(
-            """
+            f"""
             insert into answers as a (store, context, key, confirmed, confirmed_at)
             select %s, v.context, v.key, v.value, now()
-            from unnest(%s::text[], %s::text[], %s::jsonb[]) as v(context, key, value)
+            from unnest(%s::text[], %s::text[], {TREES}) as v(context, key, value)
             on conflict (store, context, key) do update set confirmed = excluded.confirmed, confirmed_at = now(),
               intent = null, reference = null, intent_at = null
             """,
@@ -96,7 +103,7 @@ def remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, Nex
                 claim.store,
                 [place[0] for place, _ in values],
                 [place[1] for place, _ in values],
-                [value for _, value in values],
+                trees(value for _, value in values),
             ),
         )
 
@@ -168,6 +175,12 @@ def tell(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow
             story.code,
             messages.entry(story.code).status,
             row.attempts,
+        )
+        for ending, row in ours
+        for story in ending.stories
+    ]
+    contents = [
+        (
             *(
                 None if tree is None else json.dumps(masked(tree))
                 for tree in (story.source, story.translated, story.destination)
@@ -175,20 +188,24 @@ def tell(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow
             json.dumps(masked([problem.as_json() for problem in story.problems])),
             json.dumps(masked(story.params)),
         )
-        for ending, row in ours
+        for ending, _ in ours
         for story in ending.stories
     ]
     if rows:
         db.execute(
-            """
+            f"""
             insert into interactions (store, context, key, operation, direction, code, status, attempt, source,
                                       translated, destination, problems, params, at)
             select %s, s.context, s.key, s.operation, s.direction, s.code, s.status, s.attempt, s.source,
                    s.translated, s.destination, s.problems, s.params, now() + s.place * interval '1 microsecond'
             from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int[],
-                        %s::jsonb[], %s::jsonb[], %s::jsonb[], %s::jsonb[], %s::jsonb[]) with ordinality
+                        {", ".join([TREES] * 5)}) with ordinality
               as s(context, key, operation, direction, code, status, attempt, source, translated, destination,
                    problems, params, place)
             """,
-            (claim.store, *([row[column] for row in rows] for column in range(12))),
+            (
+                claim.store,
+                *([row[column] for row in rows] for column in range(7)),
+                *(trees(content[column] for content in contents) for column in range(5)),
+            ),
         )

@@ -17,7 +17,7 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from hub.beliefs import StoreBeliefs
-from hub.db import translated
+from hub.db import TREES, translated, trees
 from hub.errors import Problem
 from hub.integration import integration_answer
 from hub.ledger import NOTICES_AND_ENQUEUE, Pair, enqueue_parameters, ticket_answered
@@ -423,10 +423,10 @@ class StoreStates:
 
     def _intend(self, db: Connection[Any], intents: Sequence[tuple[tuple[str, str], Any]]) -> None:
         db.execute(
-            """
+            f"""
             insert into answers as a (store, context, key, reference, intent, intent_at)
             select %s, i.context, i.key, (i.intent ->> 'reference')::uuid, i.intent, now()
-            from unnest(%s::text[], %s::text[], %s::jsonb[]) as i(context, key, intent)
+            from unnest(%s::text[], %s::text[], {TREES}) as i(context, key, intent)
             on conflict (store, context, key) do update set
               reference = excluded.reference, intent = excluded.intent, intent_at = now()
             """,
@@ -434,7 +434,7 @@ class StoreStates:
                 self.store,
                 [place[0] for place, _ in intents],
                 [place[1] for place, _ in intents],
-                [json.dumps(step) for _, step in intents],
+                trees(json.dumps(step) for _, step in intents),
             ),
         )
 

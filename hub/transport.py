@@ -9,6 +9,7 @@ Circuit, hold and token are asked in one trip to Redis (`hub/admit.lua`, 0.1 ms)
 
 from __future__ import annotations
 
+import http.client
 import json as jsons
 import logging
 import random
@@ -22,10 +23,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal, NoReturn
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 import redis
-import requests
 import urllib3
 
 from hub.circuits import LOOK_AGAIN, Circuit, Circuits, Name, Patience, Verdict
@@ -45,7 +45,7 @@ from hub.errors import (
 from hub.limits import HORIZONS, LONGEST_HOLD, LONGEST_SLEEP, Board, Budget, Limits, Script, rank_of
 from hub.model import JsonTree
 from hub.redaction import Redactor
-from hub.wires import Sessions, tls, watch
+from hub.wires import Wires, tls, watch
 
 log = logging.getLogger(__name__)
 logging.getLogger("urllib3").setLevel(logging.INFO)  # its debug lines hold whole addresses, query strings included
@@ -169,7 +169,6 @@ class Transport:
         server: URL or client of Redis; None: this process is alone.
         prefix: every key begins with it.
         patience: when circuits open; `hub.settings.CircuitSettings` fits.
-        threads: how many threads call at once.
         observer: told of every call; its errors are logged, not raised.
         on_circuit: told after a circuit opened or closed, in the process that did it.
     """
@@ -180,7 +179,6 @@ class Transport:
         prefix: str = "hub",
         patience: Patience | None = None,
         *,
-        threads: int = 32,
         observer: Callable[[Call], None] | None = None,
         on_circuit: Callable[[Circuit], None] | None = None,
     ) -> None:
@@ -188,7 +186,7 @@ class Transport:
         self.limits = Limits(self.board, prefix)
         self.circuits = Circuits(self.board, prefix, patience, on_change=on_circuit)
         self.observer = observer
-        self.sessions = Sessions(threads)
+        self.wires = Wires()
         self._admit = Script("admit.lua")
         self._tls: dict[bool | str, ssl.SSLContext] = {}
         self._lock = threading.Lock()
@@ -283,7 +281,7 @@ class Transport:
             log.exception("the observer of calls failed")
 
     def close(self) -> None:
-        """Give Redis' connections back; sessions end with their threads."""
+        """Give Redis' connections back; those to peers end with their threads."""
         self.board.close()
 
 
@@ -292,8 +290,7 @@ class _Asked:
     """What goes over the wire."""
 
     method: str
-    url: str
-    params: Params | None
+    target: str
     body: bytes | None
     headers: Mapping[str, str]
     total: float
@@ -338,7 +335,7 @@ class Peer:
         self.side: Side = side
         self.budget = budget
         self._transport = transport
-        self._base = base_url.rstrip("/")
+        self._root = address.path.rstrip("/")
         self._host = f"{address.scheme}://{address.netloc}"
         self._context = transport.trusted(verify) if address.scheme == "https" else None
         self._connect = connect
@@ -392,7 +389,10 @@ class Peer:
         if problems:
             raise BadInput(problems)
         body, extra = _encoded(json, data)
-        asked = _Asked(method, self._base + path, params, body, {**self._headers, **extra, **(headers or {})}, total)
+        target = self._root + path
+        if params:
+            target += f"?{urlencode(params, doseq=True)}"
+        asked = _Asked(method, target, body, {**self._headers, **extra, **(headers or {})}, total)
         circuits = self._transport.circuits
         call = circuits.next_call()
         try:
@@ -457,34 +457,38 @@ class Peer:
         exchange = self._over_the_wire(asked)
         if exchange.status != 308:
             return exchange
-        target = urljoin(asked.url, exchange.headers.get("Location", ""))
-        address = urlsplit(target)
-        if f"{address.scheme}://{address.netloc}" != self._host or target == asked.url:
+        before = self._host + asked.target
+        after = urljoin(before, exchange.headers.get("Location", ""))
+        address = urlsplit(after)
+        if f"{address.scheme}://{address.netloc}" != self._host or after == before:
             return _Exchange(lost="redirected to another host", sent=False)
-        return self._over_the_wire(replace(asked, url=target, params=None))
+        return self._over_the_wire(replace(asked, target=after[len(self._host) :]))
 
     def _over_the_wire(self, asked: _Asked) -> _Exchange:
-        session = self._transport.sessions.of(self._host, self._context)
+        pool = self._transport.wires.of(self._host, self._context)
         lost = ""
         try:
-            response = session.request(
+            response = pool.urlopen(
                 asked.method,
-                asked.url,
-                params=asked.params,
-                data=asked.body,
+                asked.target,
+                body=asked.body,
                 headers=asked.headers,
-                timeout=(self._connect, asked.total),  # the deadline of hub.wires rules; these only have to be there
-                stream=True,
-                allow_redirects=False,
+                redirect=False,
+                assert_same_host=False,
+                preload_content=False,
+                decode_content=False,
             )
+            content = None
             try:
                 content = _bounded(response)
             finally:
-                response.close()
+                if content is None:
+                    response.close()  # what is left of it must not be taken for the next answer
+                response.release_conn()
             if content is not None:
-                return _Exchange(response.status_code, response.headers, content)
+                return _Exchange(response.status, response.headers, content)
             lost = f"the answer is larger than {LARGEST_ANSWER} bytes"
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
             lost = _why(error, asked.total)
         # Raised by our caller, outside of the handler: the foreign error holds the whole address.
         return _Exchange(lost=lost, sent=watch.sent)
@@ -588,10 +592,10 @@ def _unsendable(headers: Mapping[str, str]) -> list[Problem]:
     ]
 
 
-def _bounded(response: requests.Response) -> bytes | None:
+def _bounded(response: urllib3.BaseHTTPResponse) -> bytes | None:
     """The decoded body, `None` when it is larger than we take."""
     parts, size = [], 0
-    for part in response.raw.stream(65536, decode_content=True):
+    for part in response.stream(65536, decode_content=True):
         size += len(part)
         if size > LARGEST_ANSWER:
             return None

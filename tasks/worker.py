@@ -205,7 +205,7 @@ def run(settings: Settings, box: SecretBox, *, pools: Sequence[str], shards: fro
     calls = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="call")
     heart = Heart(ledger, name, lease=settings.sweep.lease_seconds, every=settings.sweep.heartbeat_seconds)
     heart.start()
-    links = Links(settings, pool, box, slot=ledger.slot, threads=CALLS_AT_ONCE + threads)
+    links = Links(settings, pool, box, slot=ledger.slot)
     links.closed = lambda slug: _catch_up(settings, links, ledger, waker, slug)
     links.watch()
     reconciler = Reconciler(ledger, dict(settings.contexts), calls, heart, links)

@@ -78,9 +78,7 @@ def main(given: dict[str, Any]) -> dict[str, Any]:
             "list_price": offer["listPrice"] if offer["listPrice"] > offer["price"] else None,
             "stock": offer["stock"],
         }
-        put = session().put(
-            f"{given['marketplace']}/offers/{sku}", json=body, headers=seller_headers, timeout=TIMEOUT
-        )
+        put = session().put(f"{given['marketplace']}/offers/{sku}", json=body, headers=seller_headers, timeout=TIMEOUT)
         put.raise_for_status()
         offered(sku)
 

@@ -83,7 +83,7 @@ class Desk:
         """The stores' doors."""
         from hub.links import Links
 
-        links = Links(self.settings, self.pool, self.box, threads=4)
+        links = Links(self.settings, self.pool, self.box)
         links.refresh()
         return links
 

@@ -231,7 +231,7 @@ def _stores(settings: Settings, box: SecretBox, *, ask: bool) -> Iterator[Look]:
     from hub.links import Links
 
     with closing(db.open_pool(settings.database_url, settings.schema, name="doctor", max_size=2)) as pool:
-        links = Links(settings, pool, box, threads=4)
+        links = Links(settings, pool, box)
         try:
             links.refresh()
             stores = links.stores()

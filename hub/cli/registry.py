@@ -478,6 +478,6 @@ def _rehearsed(at: Desk, store: Store, secrets: Mapping[Side, Mapping[str, str]]
         def token(self, store_id: int) -> str:
             return super().token(store_id) if store_id else "new"
 
-    links = Links(at.settings, at.pool, at.box, threads=4)
+    links = Links(at.settings, at.pool, at.box)
     links.registry = Unkept(at.pool, at.box)
     return checked(links.build(store), show_url=True)

@@ -68,7 +68,7 @@ class Stage:
         self.vtex = VtexControl(self.vtex_url)
         self.marketplace = MarketplaceControl(self.marketplace_url)
         self.pool = open_pool(self.settings.database_url, self.settings.schema, name="demo", max_size=4)
-        self.links = Links(self.settings, self.pool, SecretBox.from_env(self.env), threads=4)
+        self.links = Links(self.settings, self.pool, SecretBox.from_env(self.env))
 
     def close(self) -> None:
         """Close what the story opened."""

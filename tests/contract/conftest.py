@@ -15,7 +15,7 @@ register("outlet", OUTLET)
 
 @pytest.fixture(scope="session")
 def openings() -> Iterator[Mapping[str, Opening]]:
-    with rigs(Transport(None, "contract", threads=8)) as opened:
+    with rigs(Transport(None, "contract")) as opened:
         yield opened
 
 

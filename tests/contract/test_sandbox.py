@@ -61,7 +61,7 @@ def replayed() -> Iterator[Mapping[str, Marketplace]]:
         body = one["body"]
         return Response(body, one["status"]) if isinstance(body, str) else JSONResponse(body, one["status"])
 
-    transport = Transport(None, "recorded", threads=2)
+    transport = Transport(None, "recorded")
     routes = [Route("/{profile}/{rest:path}", answer, methods=["GET", "POST", "PUT"])]
     with in_thread(Starlette(routes=routes)) as url:
 
