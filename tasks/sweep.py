@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from psycopg import Connection, errors, sql
+from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from hub import reconciliations, reports
@@ -31,12 +31,12 @@ from hub.model import Ask, Urgency
 from hub.settings import Settings
 from hub.stores import SecretBox
 from tasks.app import make_app
+from tasks.partitions import keep_partitions
 from tasks.replay import nudge
 from tasks.wake import Waker
 
 log = logging.getLogger("hub.sweep")
 
-PARTITIONED = ("notices", "interactions")
 LETTERS_MIRRORED = 1000
 POLL_KEY = "@poll"
 
@@ -173,63 +173,8 @@ class Sweep:
             "notices": self.settings.retention.notices_days,
             "interactions": self.settings.retention.interactions_days,
         }
-        for table in PARTITIONED:
-            keep_partitions(self.pool, table, keep=days[table], ahead=self.settings.retention.ahead_days)
-
-
-def keep_partitions(pool: ConnectionPool[Connection[tuple[Any, ...]]], table: str, *, keep: int, ahead: int) -> None:
-    """Daily partitions of `table` from today to `ahead` days ahead; those older than `keep` days are dropped.
-
-    Rows that are in the default partition already keep their day from being made: they stay there and are deleted by
-    age.
-    """
-    with translated(), pool.connection() as db:
-        db.execute("select pg_advisory_lock(hashtextextended('hub partitions', 3))")
-        try:
-            today = db.execute("select current_date").fetchone()
-            assert today is not None  # noqa: S101 – a constant select returns a row
-            for offset in range(ahead + 1):
-                _make_partition(db, table, offset)
-            old = db.execute(
-                """
-                select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
-                where i.inhparent = %s::regclass and c.relname ~ '_[0-9]{8}$'
-                  and to_date(right(c.relname, 8), 'YYYYMMDD') < current_date - %s::int
-                """,
-                (table, keep),
-            ).fetchall()
-            for (name,) in old:
-                db.execute(sql.SQL("drop table if exists {}").format(sql.Identifier(name)))
-            column = "received_at" if table == "notices" else "at"
-            db.execute(
-                sql.SQL("delete from {} where {} < current_date - %s::int").format(
-                    sql.Identifier(f"{table}_default"), sql.Identifier(column)
-                ),
-                (keep,),
-            )
-        finally:
-            db.execute("select pg_advisory_unlock(hashtextextended('hub partitions', 3))")
-
-
-def _make_partition(db: Connection[Any], table: str, offset: int) -> None:
-    row = db.execute(
-        "select to_char(current_date + %(o)s::int, 'YYYYMMDD'), (current_date + %(o)s::int)::text,"
-        " (current_date + %(o)s::int + 1)::text",
-        {"o": offset},
-    ).fetchone()
-    assert row is not None  # noqa: S101 – a constant select returns a row
-    name, first, after = f"{table}_{row[0]}", row[1], row[2]
-    known = db.execute("select to_regclass(%s)", (name,)).fetchone()
-    if known and known[0] is not None:
-        return
-    try:
-        db.execute(
-            sql.SQL("create table {} partition of {} for values from ({}) to ({})").format(
-                sql.Identifier(name), sql.Identifier(table), sql.Literal(first), sql.Literal(after)
-            )
-        )
-    except errors.CheckViolation:
-        log.info("%s: rows of that day are in the default partition already; %s is never made", table, name)
+        for table, keep in days.items():
+            keep_partitions(self.pool, table, keep=keep, ahead=self.settings.retention.ahead_days)
 
 
 def run(settings: Settings, box: SecretBox) -> int:
