@@ -24,7 +24,7 @@ from hub.conservation import Interval, conserved
 from hub.db import TREES, StorageAway, StorageRefused, retrying, translated, trees
 from hub.errors import Problem
 from hub.limits import RANKS
-from hub.model import Ask, Claim, LotOutcome, Row, Urgency, Written
+from hub.model import Ask, Claim, LotOutcome, Row, Urgency, Written, known_fields
 from hub.outcome import (
     Done,
     Ending,
@@ -966,7 +966,7 @@ def _lot_outcomes(
         for context in covers:
             found[(f"lot:{lot}", context, key)] = LotOutcome(
                 taken=bool(outcome["taken"]),
-                written=Written(**written) if written else None,
+                written=Written(**known_fields(Written, written)) if written else None,
                 problems=tuple(Problem.from_json(problem) for problem in outcome.get("problems", ())),
                 record=record,
                 retry=bool(outcome.get("retry")),

@@ -8,15 +8,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hub.errors import Problem
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 JsonTree = Any
 """A JSON document as `json.loads` gives it; only doors look inside."""
+
+
+def known_fields(noun: type[DataclassInstance], tree: JsonTree) -> dict[str, JsonTree]:
+    """Those of a stored tree's fields that this version's `noun` has; a newer version may have written more."""
+    names = {one.name for one in fields(noun)}
+    return {name: value for name, value in tree.items() if name in names}
 
 
 LARGEST_ID: Final = 2_147_483_647

@@ -34,6 +34,7 @@ from hub.model import (
     MarketplaceOrder,
     OrderItem,
     Urgency,
+    known_fields,
 )
 from hub.ports import Lots, LotView, MappedCategory, OrderRecord, RunRecord
 from hub.stores import SecretBox
@@ -548,10 +549,10 @@ def _order_from_json(tree: Mapping[str, Any]) -> MarketplaceOrder:
     updated = tree.get("updated_at")
     return MarketplaceOrder(
         **{
-            **tree,
-            "items": tuple(OrderItem(**item) for item in tree["items"]),
-            "buyer": Buyer(**tree["buyer"]),
-            "address": Address(**tree["address"]),
+            **known_fields(MarketplaceOrder, tree),
+            "items": tuple(OrderItem(**known_fields(OrderItem, item)) for item in tree["items"]),
+            "buyer": Buyer(**known_fields(Buyer, tree["buyer"])),
+            "address": Address(**known_fields(Address, tree["address"])),
             "updated_at": datetime.fromisoformat(updated) if updated else None,
             "payment_methods": tuple(tree.get("payment_methods", ())),
         }

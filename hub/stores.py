@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from psycopg.types.json import Jsonb
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hub import db
 from hub.errors import BadInput, Problem, Side
@@ -331,7 +331,7 @@ class Registry:
             account=account,
             affiliate=affiliate,
             status=status,
-            webhook=parse_settings({"webhook": webhook}, slug=slug).webhook,
+            webhook=stored_settings({"webhook": webhook}, slug=slug).webhook,
             secrets=tuple(values[name] for name in ("webhook_secret", "webhook_previous_secret") if values.get(name)),
         )
 
@@ -417,8 +417,10 @@ class Registry:
         def update(connection: Connection) -> Store:
             store = self._named(connection, slug, lock=True)
             row = connection.execute(
-                f"update stores set settings = %s, changed_at = now() where id = %s returning {_COLUMNS}",
-                [_stored(chosen), store.id],
+                # What a newer version of the hub has added stays.
+                "update stores set settings = (settings - %s::text[]) || %s, changed_at = now() where id = %s"
+                f" returning {_COLUMNS}",
+                [list(StoreSettings.model_fields), _stored(chosen), store.id],
             ).fetchone()
             _audit(connection, who, "store configure", store.id, {"settings": json.loads(_json(chosen)), "why": why})
             return _store(_present(row))
@@ -582,6 +584,24 @@ def token_digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
+_UNKNOWN: Final = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
+
+
+def stored_settings(tree: Mapping[str, Any], *, slug: str) -> StoreSettings:
+    """Settings as PostgreSQL keeps them; what a newer version of the hub has added is not looked at."""
+    known = json.loads(json.dumps(tree))
+    try:
+        return StoreSettings.model_validate_json(json.dumps(known))
+    except ValidationError as objections:
+        newer = [one["loc"] for one in objections.errors(include_url=False) if one["type"] in _UNKNOWN]
+    for *path, name in newer:
+        place = known
+        for part in path:
+            place = place[part]
+        place.pop(name)
+    return parse_settings(known, slug=slug)
+
+
 def parse_settings(tree: Mapping[str, Any], *, slug: str = "") -> StoreSettings:
     """Settings of a store from JSON; `BadInput` with every problem at once, each naming its field."""
 
@@ -670,7 +690,7 @@ def _store(row: Sequence[Any]) -> Store:
         sales_channel=sales_channel,
         marketplace=marketplace,
         status=status,
-        settings=parse_settings(settings, slug=slug),
+        settings=stored_settings(settings, slug=slug),
     )
 
 

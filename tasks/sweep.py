@@ -51,7 +51,6 @@ class Sweep:
     links: Links
     waker: Waker
     _next: dict[str, float] = field(default_factory=dict)
-    _mirrored: set[tuple[int, str]] = field(default_factory=set)
 
     def once(self) -> None:
         """Everything that is its time now; a part that fails is told and tried again next time."""
@@ -118,10 +117,9 @@ class Sweep:
         for store, context, key, code, since in rows:
             letters.setdefault((store, context), []).append((key, code, since))
         names = self.links.names()
-        for store, context in set(letters) | self._mirrored:
-            if store in names:
-                self.waker.mirror_dead(names[store], context, letters.get((store, context), []))
-        self._mirrored = set(letters)
+        wanted = {(names[store], context): rows for (store, context), rows in letters.items() if store in names}
+        for slug, context in set(wanted) | self.waker.mirrored():
+            self.waker.mirror_dead(slug, context, wanted.get((slug, context), []))
 
     def finish_loads(self) -> None:
         """A load is done when its list is read and every SKU of it has an outcome (LOD-01)."""

@@ -31,6 +31,9 @@ WAITING_TOKEN_MS = 20_000
 RUNNING_TOKEN_MS = 15_000
 """A running attempt's token lapses after this unless its process renews it."""
 
+MIRROR_MS = 10_000
+"""How long a sweep that fills a dead-letter queue keeps others from it, should it end in between."""
+
 # KEYS: 1 tokens (sorted set, token -> expiry in ms), 2 mark of a refused wake-up, 3 brake.
 # ARGV: 1 life of a token in ms, 2 cap, 3 how many are wanted, 4 prefix of the new tokens.
 # Answer: how many were granted, how many there were before.
@@ -86,7 +89,8 @@ class Waker:
 
         `further`: the pair is at work already, so its wake-ups go to the threads that are not reserved.
         """
-        chosen = list(pairs)
+        # A newer version may have asked for a context that this one does not know; its own workers are woken by it.
+        chosen = [pair for pair in pairs if pair[1] in self._settings.contexts]
         if not chosen:
             return 0
         try:
@@ -181,15 +185,29 @@ class Waker:
         except (redis.RedisError, OSError) as fault:
             self._complain(fault)
 
+    def mirrored(self) -> set[tuple[str, str]]:
+        """Every (slug, context) whose dead-letter queue shows something, whichever sweep filled it."""
+        try:
+            members = self._redis.smembers(f"{self._settings.prefix}:dead")
+        except (redis.RedisError, OSError) as fault:
+            self._complain(fault)
+            return set()
+        pairs = (str(member, "ascii").rpartition(".") for member in members if isinstance(member, bytes))
+        return {(slug, context) for slug, _, context in pairs}
+
     def mirror_dead(self, slug: str, context: str, letters: Sequence[tuple[str, str, str]]) -> None:
         """Let the dead-letter queue show exactly these (key, code, since) letters; untouched when it does already."""
-        stamp = f"{self._settings.prefix}:dead:{slug}.{context}"
+        stamp, shown = f"{self._settings.prefix}:dead:{slug}.{context}", f"{self._settings.prefix}:dead"
+        turn = f"{stamp}:turn"
         digest = hashlib.sha256(repr(list(letters)).encode()).hexdigest() if letters else ""
         try:
             known = self._redis.get(stamp) or b""
             if known in (digest, digest.encode()):
                 return
+            if not self._redis.set(turn, "1", nx=True, px=MIRROR_MS):
+                return  # another sweep is at it; two would show each letter twice
             name = dead_queue(slug, context)
+            self._redis.sadd(shown, f"{slug}.{context}")
             with self._app.producer_pool.acquire(block=True, timeout=2) as producer:
                 bound = queue(name)(producer.channel)  # type: ignore[arg-type]  # a pooled producer has a channel
                 bound.declare()
@@ -203,6 +221,9 @@ class Waker:
                         retry=False,
                     )
             self._redis.set(stamp, digest)
+            if not letters:
+                self._redis.srem(shown, f"{slug}.{context}")
+            self._redis.delete(turn)
         except (redis.RedisError, KombuError, AMQPError, OSError) as fault:
             self._complain(fault)
 

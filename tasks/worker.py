@@ -213,7 +213,7 @@ def run(settings: Settings, box: SecretBox, *, pools: Sequence[str], shards: fro
     heart.on_beat.append(attempts.hold)
 
     @app.task(name=ATTEMPT, bind=True, ignore_result=True, acks_late=True, throws=(KeysDied,))
-    def attempt(task: Any, slug: str, context: str) -> str:
+    def attempt(task: Any, slug: str, context: str, *_more: Any, **_newer: Any) -> str:  # as later versions may send
         came = str((task.request.delivery_info or {}).get("routing_key") or "")
         return attempts.run(slug, context, task.request.id, first=not came.endswith(".more"))
 

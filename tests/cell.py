@@ -392,13 +392,15 @@ def _signed(settings: Mapping[str, Any]) -> bool:
     return "webhook" in settings and settings["webhook"]["scheme"] != "none"
 
 
-def quick_queues(path: Path) -> Path:
-    """The checkout's queues.yaml with short waits, for tests."""
+def quick_queues(path: Path, changed: Callable[[dict[str, Any]], None] | None = None) -> Path:
+    """The checkout's queues.yaml with short waits, for tests; `changed` may change more of it."""
     tree = yaml.safe_load((ROOT / "queues.yaml").read_text())
     tree["circuit"] |= {"open_seconds": 1.5, "longest_seconds": 6.0}
     tree["sweep"] |= {"every_seconds": 0.2, "lease_seconds": 3.0, "heartbeat_seconds": 0.5, "spread_seconds": 0.5}
     tree["vtex"] |= {"rate": 2000.0, "burst": 2000}
     tree["marketplace"] |= {"rate": 2000.0, "burst": 2000}
+    if changed:
+        changed(tree)
     path.write_text(yaml.safe_dump(tree))
     return path
 
@@ -420,10 +422,11 @@ def running_cell(
     *,
     plan: str = "test",
     broker_url: str | None = None,
+    queues: Callable[[dict[str, Any]], None] | None = None,
 ) -> Iterator[Cell]:
     """Start everything; stop everything. `plan`: `test` lets a key die within a second, `demo` within ten.
 
-    `broker_url`: a broker other than Valkey.
+    `broker_url`: a broker other than Valkey. `queues` may change the settings' tree before anything starts.
     """
     with ExitStack() as stack:
         vtex_url = stack.enter_context(in_thread(vtex_simulator.app(vtex_simulator.World(seed=7))))
@@ -436,7 +439,7 @@ def running_cell(
             "DATABASE_URL": database_url,
             "HUB_KEY": Fernet.generate_key().decode(),
             "HUB_PREFIX": f"t{os.getpid()}-{next(_numbers)}",
-            "HUB_QUEUES": str(quick_queues(directory / "queues.yaml")),
+            "HUB_QUEUES": str(quick_queues(directory / "queues.yaml", queues)),
             "HUB_PLAN": plan,
             **({"HUB_BROKER_URL": broker_url} if broker_url else {}),
             "HUB_SPOOL": str(directory / "spool"),

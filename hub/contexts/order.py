@@ -27,6 +27,7 @@ from hub.model import (
     Urgency,
     VtexOrder,
     digest,
+    known_fields,
 )
 from hub.outcome import Done, Ending, Outcome, Postponed, Refused
 from hub.ports import CartItem, Link, OrderRecord
@@ -92,7 +93,7 @@ class Memo:
     def of(row: Row) -> Memo:
         """What is kept with the row: an open intent carries it, because it hides what is confirmed."""
         tree = (row.intent or {}).get("memo") if row.intent is not None else row.confirmed
-        return Memo(**{**tree, "said": tuple(tree["said"])}) if tree else Memo()
+        return Memo(**{**known_fields(Memo, tree), "said": tuple(tree["said"])}) if tree else Memo()
 
     def again(self, code: str) -> Memo:
         """Refused once more, or for another reason than before."""

@@ -26,6 +26,7 @@ from hub.model import (
     Story,
     Urgency,
     Written,
+    known_fields,
 )
 from hub.outcome import Done, Ending, Refused, Waiting
 from hub.ports import Link, Manifest
@@ -126,7 +127,7 @@ def send_from_json(tree: JsonTree) -> Send:
         binding_state=BindingState(state) if state else None,
         product=tree.get("product") or "",
         notes=tuple(Problem.from_json(note) for note in tree.get("notes") or ()),
-        then=tuple(Ask(**ask) for ask in tree.get("then") or ()),
+        then=tuple(Ask(**known_fields(Ask, ask)) for ask in tree.get("then") or ()),
         refused_hash=tree.get("refused_hash"),
     )
 
@@ -287,7 +288,7 @@ def listing_json(listing: Listing | None) -> JsonTree:
 
 def listing_from_json(tree: JsonTree) -> Listing | None:
     """Read back what `listing_json` wrote."""
-    return Listing(**{**tree, "images": tuple(tree["images"])}) if tree else None
+    return Listing(**{**known_fields(Listing, tree), "images": tuple(tree["images"])}) if tree else None
 
 
 def record_json(record: Record) -> JsonTree:

@@ -642,7 +642,7 @@ class OrdersCursor(BaseModel):
     next one needs no overlap. `seen` is the digest of the last answer: the same again has nothing new.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     since: AwareDatetime | None = None
     start: AwareDatetime | None = None

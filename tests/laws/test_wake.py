@@ -200,8 +200,14 @@ def test_the_dead_letter_queue_shows_exactly_the_dead_rows(broker: Broker) -> No
     assert broker.redis.llen(name) == 2
     broker.waker.mirror_dead(*PAIR, some[:1])
     assert broker.redis.llen(name) == 1
+    assert broker.waker.mirrored() == {PAIR}
     broker.waker.mirror_dead(*PAIR, [])
     assert broker.redis.llen(name) == 0
+    assert broker.waker.mirrored() == set()
+
+
+def test_a_context_of_a_newer_version_is_woken_by_nobody_here(broker: Broker) -> None:
+    assert broker.waker.wake([("acme-mkt", "divination"), PAIR]) == 1
 
 
 KEYS = ["tokens", "mark", "brake"]
