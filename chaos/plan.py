@@ -186,7 +186,7 @@ def _outages(chance: random.Random, sizes: Sizes) -> Iterator[Strike]:
     while True:
         for fault in kinds:
             seconds = UNREACHABLE_SECONDS if fault in CUTS else 0.0
-            room = seconds + (RECOVERY_SECONDS if sizes.window >= 200 else 8.0)
+            room = seconds + RECOVERY_SECONDS
             if at + seconds > sizes.window:
                 return
             yield Strike(at, fault, seconds=seconds)
