@@ -58,6 +58,9 @@ from hub.rules.inventory import Quantity, quantity_of
 from hub.rules.pricing import price_of
 from hub.rules.validation import availability, defaults_problems, standing
 
+_STANDS = {Action.ACTIVATE: BindingState.PUBLISHED, Action.DEACTIVATE: BindingState.DEACTIVATED}
+"""How a listing stands after a write that only changes that."""
+
 SHOWN_DESCRIPTION = 500
 """Characters of a description that a log record keeps."""
 
@@ -67,7 +70,8 @@ class Facts:
     """Everything `decide` needs to know of one SKU. `None` where nothing was found or nothing was asked.
 
     `offered` is what VTEX would sell now. `looked` tells that the marketplace was asked for the listing, and `shown`
-    what it answered. `price` is the price it is known to show.
+    what it answered; `moved`: it stands otherwise than the pair said, and `binding` is corrected already. `price` is
+    the price it is known to show.
     """
 
     store: int
@@ -83,6 +87,7 @@ class Facts:
     offered: SimulatedItem | None = None
     looked: bool = False
     shown: Shown | None = None
+    moved: bool = False
     price: Price | None = None
 
     @property
@@ -101,14 +106,23 @@ class Facts:
 
     @property
     def adopted(self) -> Binding | None:
-        """A pair that has to be stored, because only the marketplace knew it."""
-        return self.listed if self.binding is None else None
+        """A pair that has to be stored, because only the marketplace knew it or how it stands."""
+        return self.listed if self.binding is None or self.moved else None
+
+    @property
+    def begun(self) -> Action | None:
+        """What an attempt before this one began to write, and nobody knows whether it was done."""
+        action = ((self.row.intent or {}).get("record") or {}).get("action")
+        return Action(action) if action else None
 
     @property
     def in_doubt(self) -> bool:
-        """A registration was begun, and that it cannot be seen yet proves nothing (design 2, law 5)."""
-        begun = self.row.intent is not None and self.listed is None
-        return begun and (self.row.intent_age or 0.0) < self.manifest.visibility_delay
+        """Something was begun, and that it cannot be seen yet proves nothing (design 2, law 5)."""
+        if self.listed is None:
+            unseen = self.row.intent is not None
+        else:
+            unseen = self.looked and self.begun in _STANDS and self.listed.state is not _STANDS[self.begun]
+        return unseen and (self.row.intent_age or 0.0) < self.manifest.visibility_delay
 
 
 def read(link: Link, item: Item) -> Facts:
@@ -126,8 +140,7 @@ def read(link: Link, item: Item) -> Facts:
     facts = replace(facts, binding=binding, product=product)
     sellable = product is not None and not standing(product, item.key, link.sales_channel)
     if _must_look(facts, sellable=sellable):
-        shown = link.marketplace.show(item.key, binding.remote_id if binding else None)
-        facts = replace(facts, looked=True, shown=shown, binding=binding if shown else None)
+        facts = _looked(facts, link.marketplace.show(item.key, binding.remote_id if binding else None))
     if manifest.replaces:
         facts = replace(facts, price=price_from_json(link.states.confirmed("price", item.key)))
     if product is None or not sellable:
@@ -150,14 +163,26 @@ def _mapped(link: Link, category: str) -> MappedCategory:
     return link.states.keep_mapping(category, remote) if remote else mapping
 
 
+def _looked(facts: Facts, shown: Shown | None) -> Facts:
+    """With what the marketplace shows, which is truer than the pair."""
+    binding = facts.binding
+    if binding is None or facts.begun not in _STANDS:
+        return replace(facts, looked=True, shown=shown, binding=binding if shown else None)
+    if shown is None:  # it may not be visible now; a pair that is dropped too early makes a second listing
+        return facts
+    state = BindingState.PUBLISHED if shown.active else BindingState.DEACTIVATED
+    moved = state is not binding.state
+    return replace(facts, looked=True, shown=shown, binding=replace(binding, state=state), moved=moved)
+
+
 def _must_look(facts: Facts, *, sellable: bool) -> bool:
     """Does the marketplace know better than the pair: none is stored, or the listing may just have been deleted?"""
-    begun = (facts.row.intent or {}).get("record") or {}
     if facts.binding is None:
         # What can be blocked may stand there, blocked, without a pair: a registration would not bring it back.
         may_stand = facts.manifest.create == "create" or Action.ACTIVATE in facts.manifest.actions
         return facts.row.intent is not None or (sellable and may_stand)
-    return sellable and begun.get("action") == Action.DELETE.value
+    # Whether it can be bought is in doubt. A withdrawal is sent again; what is held back would leave it so.
+    return sellable and (facts.begun is Action.DELETE or facts.begun in _STANDS)
 
 
 def decide(facts: Facts) -> Sequence[Ending | Step]:
@@ -227,9 +252,10 @@ def _publish(facts: Facts) -> Sequence[Ending | Step]:
         broken = (Problem("E1", "listing", "", "the product could not be turned into a listing"),)
     absent = availability(facts.offered, facts.sku, facts.channel, facts.rules.pricing)
     defaults = defaults_problems(rendered.defaults_used)
-    if facts.in_doubt and facts.manifest.create == "create":
+    held = bool(unmapped or broken or absent) or rendered.listing is None
+    if facts.in_doubt and (held or facts.manifest.create == "create"):
         return (_unseen(facts),)
-    if unmapped or broken or absent or rendered.listing is None:
+    if held or rendered.listing is None:
         return (_hold_back(facts, mapping, (*unmapped, *broken, *absent), defaults, withdraw_stock=bool(absent)),)
     return (_agree(facts, rendered.listing, mapping, defaults),)
 
@@ -262,6 +288,8 @@ def _hold_back(
     code = messages.worst(problem.code for problem in problems) or "E1"
     published = facts.listed is not None and facts.listed.state is BindingState.PUBLISHED
     then = follow(facts.store, facts.sku, ("stock",)) if published and withdraw_stock else ()
+    if published and facts.adopted is not None:  # nobody has followed its price and stock while it was thought absent
+        then = follow(facts.store, facts.sku, ("price", "stock"))
     story: tuple[Story, ...] = (_story(facts, code, told),)
     outcome: Parked | Refused
     if mapping.remote is None:
@@ -292,7 +320,8 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
         record = replace(record, price=sale, stock=pieces.pieces)
         shows |= {"price": price_json(sale), "stock": stock_json(pieces.pieces)}
     # Whoever waits for the publication is asked again; where the snapshot is in doubt, somebody may be waiting too.
-    appears = facts.binding is None or record.action is Action.ACTIVATE or (manifest.replaces and row.confirmed is None)
+    doubtful = manifest.replaces and row.confirmed is None
+    appears = facts.binding is None or facts.moved or record.action is Action.ACTIVATE or doubtful
     then: tuple[Ask, ...] = follow(facts.store, facts.sku, ("price", "stock")) if appears else ()
     if record.action is Action.ACTIVATE and not manifest.replaces:
         # Only whole replacements carry the registration along; else it is updated by the next attempt, when it moved.
@@ -382,7 +411,7 @@ def _send(
 
 def _unseen(facts: Facts) -> Ending:
     left = facts.manifest.visibility_delay - (facts.row.intent_age or 0.0)
-    return Ending("catalog", facts.sku, Unknown(f"a registration may still become visible for {left:.0f} s"))
+    return Ending("catalog", facts.sku, Unknown(f"what was begun may still become visible for {left:.0f} s"))
 
 
 def _story(facts: Facts, code: str, problems: tuple[Problem, ...]) -> Story:

@@ -374,6 +374,57 @@ def test_a_deletion_whose_answer_was_lost_is_read_back_before_the_sku_is_updated
     assert only(world.marketplace.written).action is Action.REGISTER
 
 
+def deactivated(**manifest):
+    """A SKU that was withdrawn, is sold again, and whose activation was begun: the row, its answer is lost."""
+    world = a_published_world(**manifest)
+    barred_world(world, "inactive")
+    world.attempt(world.row("catalog"))
+    world.vtex.products["13"] = a_product()
+    world.marketplace.written.clear()
+    return world
+
+
+def test_an_activation_in_doubt_is_read_back_before_the_sku_is_held_back():
+    world = deactivated()
+    row = begun(world, intent_age=60.0)
+    world.marketplace.write(only(world.decide(world.row("catalog"))).record)  # done, and nobody was told
+    world.states.mappings.clear()
+    ending = only(world.attempt(row))
+    assert ending.outcome.on == "mapping:10"
+    assert ending.definite
+    assert ending.binding.state is BindingState.PUBLISHED
+    assert {ask.context for ask in ending.outcome.then} == {"price", "stock"}, "what buyers see has to be right"
+
+
+def test_an_activation_that_was_not_done_is_known_as_such_before_the_sku_is_held_back():
+    world = deactivated(visibility_delay=30.0)
+    row = begun(world, intent_age=29.0)
+    world.states.mappings.clear()
+    assert isinstance(only(world.attempt(row)).outcome, Unknown)
+    ending = only(world.attempt(replace(row, intent_age=31.0)))
+    assert (ending.outcome.on, ending.definite, ending.binding) == ("mapping:10", True, None)
+
+
+def test_an_activation_that_was_done_is_not_repeated_and_price_and_stock_are_sent():
+    world = deactivated()
+    row = begun(world, intent_age=60.0)
+    world.marketplace.write(only(world.decide(world.row("catalog"))).record)
+    world.marketplace.written.clear()
+    ending = only(world.attempt(row))
+    assert only(world.marketplace.written).action is Action.UPDATE
+    assert {ask.context for ask in ending.outcome.then} == {"price", "stock"}
+
+
+def test_a_listing_that_cannot_be_seen_for_now_keeps_its_pair():
+    world = deactivated()
+    row = begun(world, intent_age=60.0)
+    world.marketplace.listings.clear()
+    world.states.mappings.clear()
+    ending = only(world.attempt(row))
+    assert (ending.definite, ending.binding) == (False, None)
+    assert "13" in world.states.bindings
+
+
 def test_an_update_in_doubt_is_sent_again():
     world = a_published_world()
     world.vtex.products["13"] = a_product(description="A better mug")
