@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chaos import rule
 from chaos.evidence import Evidence, Listed, ListingCall, OrderCall, Post, Row, Served, Sold, Store, Wrote
@@ -32,6 +32,16 @@ RECOVERY_SECONDS = 30.0
 
 PATIENCE = 5.0
 """Seconds that a row may be pending and a claim may run when the run is looked at: polls and second looks go on."""
+
+EVERYTHING = ("price", "stock", "state", "title")
+LIES_ABOUT: Mapping[str, tuple[str, ...]] = {
+    "price_put": ("price",),
+    "stock_put": ("stock",),
+    "listing_deactivate": ("state",),
+    "listing_activate": ("state",),
+    "listing_put": ("title",),
+}
+"""Operation → what it writes; what is not named writes everything."""
 
 NOBODYS = frozenset({"hand", "sale", "acceptance"})
 """What changes a shown value without any write of the seller's."""
@@ -64,6 +74,35 @@ def violations(evidence: Evidence) -> list[Violation]:
     found = [one for store in evidence.stores for law in STORE_LAWS for one in law(evidence, store)]
     found += [one for law in LAWS for one in law(evidence)]
     return found
+
+
+def before_healing(evidence: Evidence) -> list[Violation]:
+    """What may not be there even before a healing sweep has looked at every SKU once more.
+
+    Only what the peers themselves took away may be wrong then: a notification that VTEX lost or that was not answered
+    200, after which the SKU was not read; a read that was stale, and was the last one; a write that the marketplace
+    answered as done, did not do, and that nothing followed. The hub may still be recovering, so that what is pending
+    may be as old as a recovery takes.
+    """
+    young = replace(evidence, ended=evidence.ended - RECOVERY_SECONDS + PATIENCE)
+    stores = {store.slug: store for store in evidence.stores}
+    return [one for one in violations(young) if one.law != "shown" or not _taken_away(stores[one.store], one.key)]
+
+
+def _taken_away(store: Store, sku: str) -> bool:
+    """Can the peers alone be why this SKU is shown otherwise?"""
+    reads = sorted((one for one in store.served if one.sku == sku), key=lambda one: one.at)
+    read = reads[-1].at if reads else 0.0
+    told = [post for post in store.posts if post.kind == "notification" and post.key == sku]
+    unheard = any(post.status != 200 and post.at > read for post in told)
+    last = {one.operation: one for one in reads}
+    stale = any(one.stale for one in last.values())
+    wrote = {one.field: one.arrived for one in store.wrote if one.sku == sku and one.by not in NOBODYS}
+    lied = any(
+        lie.sku == sku and any(lie.at > wrote.get(name, 0.0) for name in LIES_ABOUT.get(lie.operation, EVERYTHING))
+        for lie in store.lies
+    )
+    return unheard or stale or lied
 
 
 # ---------------------------------------------------------------- the marketplace shows what VTEX sells

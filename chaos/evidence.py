@@ -48,7 +48,8 @@ class Served:
     """What one read of VTEX told about one SKU, truth or stale, at the moment the answer was made.
 
     `operation` is `sku` (registration: `for_sale` alone counts) or `simulation` (offer). A simulation in which the SKU
-    is missing has `for_sale` false. Cents and pieces are those of the answer.
+    is missing has `for_sale` false. Cents and pieces are those of the answer. `stale`: it may be of before the last
+    change.
     """
 
     at: float
@@ -59,6 +60,7 @@ class Served:
     list_price: int | None = None
     stock: int | None = None
     unit_multiplier: str = "1"
+    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,15 @@ class ListingCall:
     status: int
     reference: str = ""
     fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lie:
+    """A write about a SKU that the marketplace answered as done and did not do."""
+
+    at: float
+    operation: str
+    sku: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +307,7 @@ class Store:
     listed: tuple[Listed, ...] = ()
     wrote: tuple[Wrote, ...] = ()
     listing_calls: tuple[ListingCall, ...] = ()
+    lies: tuple[Lie, ...] = ()
     placed: tuple[PlacedOrder, ...] = ()
     posts: tuple[Post, ...] = ()
     notices: tuple[Notice, ...] = ()

@@ -32,6 +32,7 @@ from chaos.evidence import (
     Gate,
     HubOrder,
     Lease,
+    Lie,
     Listed,
     ListingCall,
     Lot,
@@ -55,6 +56,12 @@ from hub.simulators.marketplace_world import DELIVERIES_KEPT, HISTORY_KEPT
 from hub.simulators.vtex import SERVED_KEPT
 
 EVERYTHING = 10**9
+WRITES = (
+    "listing_create", "listing_put", "price_put", "stock_put", "listing_deactivate", "listing_activate",
+    "feed_submit", "offer_put", "offer_delete",
+)  # fmt: skip
+"""Everything that changes a listing."""
+
 LISTENING_SECONDS = 3.0
 """How long Valkey is listened to: every consumer asks for its queues at least once a second."""
 
@@ -142,6 +149,7 @@ class Witness:
             "listed": listed,
             "wrote": self._wrote(seller),
             "listing_calls": self._listing_calls(seller, skus) if profile == "sync" else (),
+            "lies": self._lies(seller, skus),
             "placed": tuple(
                 PlacedOrder(one.id, one.status, one.vtex_order_id) for one in self.marketplace.orders(seller).values()
             ),
@@ -186,6 +194,7 @@ class Witness:
                 list_price=one["list_price"],
                 stock=one["stock"],
                 unit_multiplier=one["unit_multiplier"],
+                stale=one["stale"],
             )
             for one in told
             if not one["addressed"] and one["channel"] in (0, channel)
@@ -290,6 +299,20 @@ class Witness:
                 at = _seconds(entry.at) - entry.seconds
                 calls.append(ListingCall(at, operation, sku, entry.status, fault=entry.fault))
         return tuple(sorted(calls, key=lambda call: call.at))
+
+    def _lies(self, seller: str, skus: Mapping[str, str]) -> tuple[Lie, ...]:
+        """Writes that were answered as done and not done; those of a feed one by one."""
+        lies = []
+        for operation in WRITES:
+            for entry in self.marketplace.journal(account=seller, operation=operation, limit=EVERYTHING):
+                if entry.fault != "lie":
+                    continue
+                parts = entry.path.split("/")
+                named = parts[4] if len(parts) > 4 else ""
+                found = [str(_tree(line).get("sku", "")) for line in entry.body.splitlines()] if not named else [named]
+                at = _seconds(entry.at) - entry.seconds
+                lies += [Lie(at, operation, skus.get(sku, sku)) for sku in found if sku]
+        return tuple(sorted(lies, key=lambda lie: lie.at))
 
     def _deliveries(self, seller: str) -> list[Post]:
         told = self.marketplace.deliveries(seller)

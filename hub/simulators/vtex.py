@@ -53,6 +53,7 @@ class Told:
     """What one answer told of one SKU, truth or stale, when it was made. Cents; `for_sale` false: gone or inactive.
 
     Of a simulation, `for_sale` says that the SKU was among the items. `addressed`: it was asked for an order.
+    `stale`: it may be of before the last change.
     """
 
     at: str
@@ -66,6 +67,7 @@ class Told:
     stock: int | None = None
     unit_multiplier: str = "1"
     addressed: bool = False
+    stale: bool = False
 
 
 @dataclass(slots=True)
@@ -376,7 +378,7 @@ class Storefront:
         answer = shop.simulated(
             account.catalog, cart, int(channel), checkout=checkout, now=time.monotonic(), stale=call.stale
         )
-        account.served.extend(_told(answer, cart, int(channel)))
+        account.served.extend(_told(answer, cart, int(channel), account.catalog, stale=call.stale))
         return _json_bytes(json.dumps(answer, ensure_ascii=False).encode())
 
     async def affiliates(self, call: Call) -> Response:
@@ -471,15 +473,19 @@ class Storefront:
         return Response(status_code=204)
 
 
-def _told(answer: Mapping[str, Any], cart: shop.Cart, channel: int) -> list[Told]:
+def _told(
+    answer: Mapping[str, Any], cart: shop.Cart, channel: int, catalog: shop.Catalog, *, stale: bool
+) -> list[Told]:
     """What a simulation says of each SKU that was asked for."""
     items = {item["id"]: (place, item) for place, item in enumerate(answer["items"])}
     at, addressed = datetime.now(UTC).isoformat(), cart.has_address
     told = []
     for wanted in cart.items:
         place, item = items.get(wanted.id, (0, None))
+        sku = catalog.skus.get(int(wanted.id)) if wanted.id.isdecimal() else None
+        old = stale or (sku is not None and time.monotonic() - sku.offer_changed < catalog.habits.stale_seconds)
         if item is None:
-            told.append(Told(at, "simulation", wanted.id, channel, for_sale=False, addressed=addressed))
+            told.append(Told(at, "simulation", wanted.id, channel, for_sale=False, addressed=addressed, stale=old))
             continue
         told.append(
             Told(
@@ -493,6 +499,7 @@ def _told(answer: Mapping[str, Any], cart: shop.Cart, channel: int) -> list[Told
                 stock=answer["logisticsInfo"][place]["stockBalance"] if item["quantity"] > 0 else 0,
                 unit_multiplier=str(item["unitMultiplier"]),
                 addressed=addressed,
+                stale=old,
             )
         )
     return told

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos import rule
-from chaos.checker import RECOVERY_SECONDS, violations
+from chaos.checker import RECOVERY_SECONDS, before_healing, violations
 from chaos.evidence import (
     Binding,
     Counter,
@@ -16,6 +16,7 @@ from chaos.evidence import (
     Excuse,
     Gate,
     Lease,
+    Lie,
     Listed,
     ListingCall,
     Lot,
@@ -425,3 +426,46 @@ def test_the_stock_rule_written_anew_agrees_with_the_hubs(rules: dict[str, objec
     hubs: InventoryRules = StoreSettings.model_validate({"inventory": rules}, strict=False).inventory
     item = SimulatedItem("1", 100, 100, None, None, stock, 1)
     assert rule.shown_stock(rules, stock, 999_999) == quantity_of(item, hubs, 999_999).pieces
+
+
+STALE = replace(offered(60.0, price=900), stale=True)
+WRONG = with_listed(price=990)
+TAKEN_AWAY: dict[str, Evidence] = {
+    "VTEX lost the notification": with_post(Post(70.0, "notification", "1", -1, "vtex")),
+    "nobody answered the notification": with_post(Post(70.0, "notification", "1", 0, "vtex")),
+    "the last read was stale": with_store(served=(*CLEAN_STORE.served, STALE)),
+    "the marketplace lied about the price": with_store(lies=(Lie(70.0, "price_put", "1"),)),
+    "the marketplace lied about a feed": with_store(lies=(Lie(70.0, "feed_submit", "1"),)),
+}
+
+
+def shown_wrong(evidence: Evidence) -> Evidence:
+    (store,) = evidence.stores
+    return replace(evidence, stores=(replace(store, listed=WRONG.stores[0].listed),))
+
+
+@pytest.mark.parametrize("name", TAKEN_AWAY)
+def test_what_the_peers_took_away_may_be_wrong_before_the_healing_sweep_only(name: str) -> None:
+    evidence = shown_wrong(TAKEN_AWAY[name])
+    assert before_healing(evidence) == []
+    assert told(evidence) == {"shown"}
+
+
+NOT_TAKEN_AWAY: dict[str, Evidence] = {
+    "nothing was taken away": CLEAN,
+    "it was lost, and the SKU was read afterwards": with_post(Post(15.0, "notification", "1", -1, "vtex")),
+    "it was another SKU's": with_post(Post(70.0, "notification", "2", -1, "vtex")),
+    "a read was stale, and not the last": with_store(served=(*CLEAN_STORE.served, STALE, offered(61.0))),
+    "the marketplace lied about the stock": with_store(lies=(Lie(11.9, "stock_put", "1"),)),
+    "the marketplace lied, and a true write followed": with_store(lies=(Lie(11.9, "price_put", "1"),)),
+}
+
+
+@pytest.mark.parametrize("name", NOT_TAKEN_AWAY)
+def test_what_the_hub_itself_lost_is_called_so_before_the_healing_sweep(name: str) -> None:
+    assert {one.law for one in before_healing(shown_wrong(NOT_TAKEN_AWAY[name]))} == {"shown"}
+
+
+def test_what_is_still_recovering_may_be_pending_before_the_healing_sweep() -> None:
+    assert before_healing(with_row("stock", "1", work="p", pending_since=80.0)) == []
+    assert before_healing(with_row("stock", "1", work="p", pending_since=60.0)) != []
