@@ -19,6 +19,10 @@ REPLAY = "hub.replay"
 GIVES_UP = {"max_retries": 0, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2}
 """Publishing tries once: the default waits six seconds for a broker that is away, and the sweep wakes later anyway."""
 
+POOLED_FROM = 150
+"""Stores in one shard from which the layout `pooled` is the better one: about 1,000 queues a worker, which then costs
+more than half as much again as one queue for all. `hub doctor` advises by it; `bench stores` measures it."""
+
 Lane = Literal["first", "more"]
 """`first`: wake-ups of a store and context at rest, served by reserved threads; `more`: every further one."""
 

@@ -14,10 +14,14 @@ from tasks.app import make_app, queues_of
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """Workers that answered, each with its queues, and the queues that somebody should serve and nobody does."""
+    """Workers that answered, each with its queues, and the queues that somebody should serve and nobody does.
+
+    `empty` are shards none of whose queues is served, as `hub worker` takes them: pool → `2/4`.
+    """
 
     workers: dict[str, frozenset[str]] = field(default_factory=dict)
     unserved: frozenset[str] = frozenset()
+    empty: tuple[tuple[str, str], ...] = ()
 
 
 def watch(settings: Settings, slugs: list[str], *, expected: int = 0, seconds: float = 5.0) -> Watched:
@@ -33,8 +37,14 @@ def watch(settings: Settings, slugs: list[str], *, expected: int = 0, seconds: f
     finally:
         app.close()
     workers = {name: frozenset(str(queue["name"]) for queue in queues) for name, queues in answers.items()}
+    served: frozenset[str] = frozenset().union(*workers.values())
     wanted: set[str] = set()
+    empty: list[tuple[str, str]] = []
     for pool, chosen in settings.pools.items():
-        shards = frozenset(range(chosen.shards))
-        wanted |= queues_of(settings, pool, shards, "first", slugs) | queues_of(settings, pool, shards, "more", slugs)
-    return Watched(workers, frozenset(wanted - frozenset().union(*workers.values())))
+        for number in range(chosen.shards):
+            shard = frozenset({number})
+            queues = queues_of(settings, pool, shard, "first", slugs) | queues_of(settings, pool, shard, "more", slugs)
+            wanted |= queues
+            if not queues & served:
+                empty.append((pool, f"{number + 1}/{chosen.shards}"))
+    return Watched(workers, frozenset(wanted - served), tuple(empty))

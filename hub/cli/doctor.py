@@ -184,6 +184,7 @@ def _at_work(settings: Settings) -> Iterator[Look]:
         except HubError as fault:
             yield Look("failed", "processes", str(fault))
             return
+    yield _layout(settings, len(slugs))
     workers = [one.name for one in alive if not one.name.startswith("sweep")]
     yield _there("workers", workers, "start: hub worker")
     yield _there("sweep", [one.name for one in alive if one.name.startswith("sweep")], "start: hub sweep")
@@ -193,6 +194,9 @@ def _at_work(settings: Settings) -> Iterator[Look]:
         yield Look("failed", "broker", str(fault), "check HUB_BROKER_URL, else REDIS_URL, and that it runs")
         return
     yield Look("ok", "broker", f"{len(seen.workers)} workers answer")
+    for group, shard in seen.empty:
+        do = f"start: hub worker --pool {group} --shard {shard}"
+        yield Look("failed", f"shard {shard} of {group}", "no worker serves it: its stores stand still", do)
     if seen.unserved:
         some = ", ".join(sorted(seen.unserved)[:5]) + (", …" if len(seen.unserved) > 5 else "")
         do = "start workers for their pools and lanes: hub worker --pool all"
@@ -200,6 +204,17 @@ def _at_work(settings: Settings) -> Iterator[Look]:
     else:
         served = len(frozenset().union(*seen.workers.values()))
         yield Look("ok", "queues", f"all {served} are served")
+
+
+def _layout(settings: Settings, stores: int) -> Look:
+    from tasks.app import POOLED_FROM
+
+    shards = min(settings.pools[pool].shards for pool in ("offers", "catalog"))
+    found = f"{settings.layout}, {stores} stores in {shards} shard{'s' if shards > 1 else ''}"
+    if settings.layout == "per_store" and stores >= POOLED_FROM * shards:
+        do = f"write layout: pooled in queues.yaml; from about {POOLED_FROM} stores a shard on it is the faster one"
+        return Look("warning", "layout", found, do)
+    return Look("ok", "layout", found)
 
 
 def _there(what: str, names: list[str], do: str) -> Look:

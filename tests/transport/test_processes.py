@@ -143,3 +143,21 @@ def test_after_a_429_no_process_calls_before_the_time(
     assert min(after) - throttled[-1] < 2.3
     assert came["Throttled"] > 100
     assert came["done"] > 30
+
+
+def test_alternating_failures_seen_by_four_processes_open_it_for_all(
+    closing: ExitStack, redis_url: tuple[str, str], peer: Peer
+) -> None:
+    good, failing = answer(), answer(503, b"down")
+
+    def behave(connection: Any, seen: Any) -> None:
+        (good if len(peer.seen) % 2 else failing)(connection, seen)
+
+    peer.behaviour = behave
+    # One thread each: hardly ever do five distinct keys fail in a row, but half of all calls do.
+    patience = {"open_seconds": 30.0, "longest_seconds": 30.0, "failures": 15}
+    came = Callers(closing, redis_url, peer, patience=patience, threads=1, seconds=3.0).run()
+    assert came["Unavailable"] >= 30, "twice as many distinct failures as in a row"
+    assert len(peer.seen) <= 2 * (30 + PROCESSES) + PROCESSES, "nobody called once it was open"
+    assert came["done"] >= came["Unavailable"] * 2 // 3
+    assert came["CircuitOpen"] > 100

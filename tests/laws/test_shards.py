@@ -1,0 +1,112 @@
+"""The layout `pooled` with two shards: each store lives in one of them, and whoever serves none is named."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hub.runtime.embedded import Postgres, Valkey
+from tasks.app import POOLED_FROM, shard_of
+from tasks.watch import watch
+from tests.cell import ROOT, Cell, Shop, running_cell, until
+from tests.conftest import copied
+
+SHARDS = 2
+
+
+def sharded(tree: dict[str, Any]) -> None:
+    tree["layout"] = "pooled"
+    for pool in tree["pools"].values():
+        pool["shards"] = SHARDS
+
+
+@pytest.fixture(scope="module")
+def pooled(
+    valkey: Valkey, postgres: Postgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cell]:
+    copies = copied(postgres, migrated_template)
+    with running_cell(valkey, postgres, next(copies), tmp_path_factory.mktemp("pooled"), queues=sharded) as running:
+        for shard in range(1, SHARDS + 1):
+            serve(running, shard)
+        until(
+            lambda: len(running.all("select 1 from workers where name not like 'sweep%%' and until > now()")) == 6,
+            seconds=75,
+        )
+        for name in ("first", "more"):
+            running.stop(name)
+        yield running
+
+
+def serve(cell: Cell, shard: int) -> None:
+    for lane in ("first", "more"):
+        cell.start(f"{lane} {shard}", "worker", "--pool", "all", "--lane", lane, "--shard", f"{shard}/{SHARDS}")
+
+
+def one_in_each(cell: Cell) -> list[Shop]:
+    """A store of each shard, in the order of the shards."""
+    found: dict[int, Shop] = {}
+    while len(found) < SHARDS:
+        shop = cell.shop()
+        found.setdefault(shard_of(shop.slug, SHARDS), shop)
+    return [found[number] for number in range(SHARDS)]
+
+
+def doctor(cell: Cell) -> dict[str, dict[str, str]]:
+    """What `hub doctor` found, by what it looked at."""
+    told = subprocess.run(
+        [sys.executable, "-m", "hub.cli", "doctor", "--no-stores", "--json"],
+        env=cell.env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return {check["what"]: check for check in json.loads(told.stdout)["checks"]}
+
+
+def test_every_shard_works_for_its_own_stores_and_for_no_other(pooled: Cell) -> None:
+    shops = one_in_each(pooled)
+    skus = [shop.grow(3) for shop in shops]
+    for shop, some in zip(shops, skus, strict=True):
+        shop.published(*some)
+    seen = watch(pooled.settings, [shop.slug for shop in shops], expected=4)
+    assert seen.unserved == frozenset()
+    assert seen.empty == ()
+    queues = sorted(queue for served in seen.workers.values() for queue in served)
+    assert len(queues) == len(set(queues)), "two workers serve the same queue"
+    found = doctor(pooled)
+    assert found["layout"]["verdict"] == found["queues"]["verdict"] == "ok"
+
+    # The second shard stands still, and doctor says which; the first one does not notice.
+    for lane in ("first", "more"):
+        pooled.stop(f"{lane} 2", signal.SIGKILL)
+    until(lambda: len(pooled.all("select 1 from workers where name not like 'sweep%%' and until > now()")) == 2)
+    for shop, (sku, *_) in zip(shops, skus, strict=True):
+        shop.change(sku, price=4444)
+    shops[0].shows(skus[0][0])
+    found = doctor(pooled)
+    for pool in ("offers", "catalog", "orders"):
+        assert found[f"shard 2/2 of {pool}"]["do"] == f"start: hub worker --pool {pool} --shard 2/2"
+        assert f"shard 1/2 of {pool}" not in found
+    row = shops[1].row("price", skus[1][0])
+    assert row is not None
+    assert (row["work"], row["asked"] - row["answered"]) == ("p", 1)
+
+    serve(pooled, 2)
+    shops[1].shows(skus[1][0], seconds=75)
+
+
+def test_doctor_advises_the_other_layout_from_the_figure_on() -> None:
+    from hub.cli.doctor import _layout
+    from hub.settings import Settings
+
+    settings = Settings.load(env={"REDIS_URL": "redis://127.0.0.1/0", "DATABASE_URL": "postgresql://u:p@127.0.0.1/hub"})
+    assert settings.layout == "per_store"
+    assert _layout(settings, POOLED_FROM - 1).verdict == "ok"
+    advised = _layout(settings, POOLED_FROM)
+    assert (advised.verdict, str(POOLED_FROM) in advised.do, "pooled" in advised.do) == ("warning", True, True)
