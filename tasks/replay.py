@@ -224,7 +224,7 @@ def register(app: Celery, pool: Pool, ledger: Ledger, waker: Waker, names: Calla
     """Make the management task known to a worker. `names()` gives store id → slug."""
 
     @app.task(name=REPLAY, ignore_result=True)
-    def replay() -> str:
+    def replay(*_more: Any, **_newer: Any) -> str:  # as later versions may send
         return work_off(pool, ledger, waker, names())
 
 

@@ -26,7 +26,7 @@ from hub.db import StorageAway, open_pool, translated
 from hub.errors import HubError
 from hub.ledger import Ledger
 from hub.links import Links
-from hub.marketplaces import adapter
+from hub.marketplaces import adapters
 from hub.model import Ask, Urgency
 from hub.settings import Settings
 from hub.stores import SecretBox
@@ -136,7 +136,12 @@ class Sweep:
 
     def start_polls(self) -> None:
         """Every store whose marketplace lists orders has its poll; it perpetuates itself once started."""
-        polling = [store.id for store in self.links.stores() if adapter(store.marketplace).manifest.polls_orders]
+        known = adapters()  # a newer version may have added stores on marketplaces of its own
+        polling = [
+            store.id
+            for store in self.links.stores()
+            if store.marketplace in known and known[store.marketplace].manifest.polls_orders
+        ]
         with translated(), self.pool.connection() as db:
             started = {
                 int(row[0])

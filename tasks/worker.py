@@ -25,6 +25,7 @@ from celery.worker.consumer import Consumer
 
 from hub.contexts import CONTEXTS
 from hub.db import StorageAway, StorageRefused, open_pool
+from hub.errors import BadInput
 from hub.ledger import Ledger
 from hub.links import Links
 from hub.reconcile import Reconciler, Report
@@ -117,7 +118,10 @@ class Attempts:
         self._waker.hold([self._running[token]])
         report: Report | None = None
         try:
-            link = self._links.get(slug)
+            try:
+                link = self._links.get(slug)
+            except BadInput as wrong:  # such as a marketplace that only a newer version knows: it is not lost
+                return f"{slug}.{context}: {wrong}; its keys stay as they are"
             if link is None:
                 return f"{slug}.{context}: the store is not registered (any more)"
             if context not in CONTEXTS:

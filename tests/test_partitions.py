@@ -11,7 +11,7 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from hub.db import StorageAway, open_pool
-from tasks.partitions import keep_partitions
+from tasks.partitions import CLOCKS, keep_partitions
 from tests.cell import until
 
 MIDNIGHT = datetime(2031, 3, 10, tzinfo=UTC)
@@ -50,6 +50,21 @@ def made(pool: Pool) -> dict[str, str]:
             " join pg_class c on c.oid = i.inhrelid where i.inhparent = 'notices'::regclass order by 1"
         ).fetchall()
     return {str(name): str(bounds) for name, bounds in rows}
+
+
+def test_both_tables_have_theirs_and_what_comes_now_is_in_todays(pool: Pool) -> None:
+    for table in CLOCKS:
+        keep_partitions(pool, table, keep=7, ahead=3)
+    with pool.connection() as db:
+        db.execute(
+            "insert into interactions (store, context, key, operation, direction, code, status)"
+            " values (1, 'stock', '1', 'x', 'y', 'S1', 'success')"
+        )
+        today = db.execute("select tableoid::regclass::text from interactions").fetchone()
+        expected = db.execute("select to_char(now(), '\"interactions_\"YYYYMMDD')").fetchone()
+        count = db.execute("select count(*) from pg_inherits where inhparent = 'interactions'::regclass").fetchone()
+    assert today == expected
+    assert count == (5,)
 
 
 def test_what_comes_around_midnight_is_in_the_partition_of_its_day(pool: Pool) -> None:

@@ -151,7 +151,10 @@ def test_processes_work_on_beside_a_newer_version_of_the_hub(fleet: Cell, tmp_pa
         " coalesce(settings -> 'pricing', '{}') || '{\"phase_of_the_moon\": true}') where id = %s",
         shop.store.id,
     )
+    stranger = fleet.shop()
+    fleet.do("update stores set marketplace = 'agora' where id = %s", stranger.store.id)
     fleet.do("select nextval('registry_version')")
+    stranger.modified("1", price=True)
     fleet.do("update answers set confirmed = confirmed || '{\"omen\": 1}' where context = 'order' and key = %s", first)
     fleet.do("update cursors set value = (value::jsonb || '{\"omen\": 1}')::text where store = %s", shop.store.id)
     with fleet.pool.connection() as db:  # a context that this version does not know
@@ -190,6 +193,10 @@ def test_processes_work_on_beside_a_newer_version_of_the_hub(fleet: Cell, tmp_pa
     fleet.registry.configure(shop.slug, json.loads(fleet.registry.get(shop.slug).settings.model_dump_json()), who="t")
     kept = fleet.one("select settings -> 'mood' ->> 'of' as mood from stores where id = %s", shop.store.id)
     assert kept == {"mood": "tomorrow"}
+    waiting = stranger.row("price", "1")
+    assert waiting is not None
+    assert (waiting["work"], waiting["attempts"]) == ("p", 0)
+    fleet.registry.remove(stranger.slug, "t", "the test is over")
     fleet.do("delete from states where context = 'divination'")
     fleet.do("delete from counters where context = 'divination'")
 
