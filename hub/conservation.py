@@ -54,8 +54,8 @@ def conserved(db: Connection[Any], *, recount: bool) -> list[Interval]:
             select coalesce(sum(asked - answered), 0),
                    count(*) filter (where asked > answered and work = 'i'),
                    count(*) filter (where work = 'h' and not exists (
-                     select from leases l join claims c on c.id = l.claim
-                     where l.claim = s.claim and l.store = s.store and l.key = s.key)),
+                     select from claims c where c.id = s.claim and c.store = s.store)
+                     or work <> 'h' and (claim is not null or lane is not null)),
                    count(*) filter (where work = 's' and due_at is null),
                    count(*) filter (where asked = answered and work in ('p', 'h'))
             from states s

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+import select
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +33,7 @@ MIGRATIONS: Final = Path(__file__).resolve().parent.parent / "migrations"
 CONNECT_SECONDS: Final = 5
 STATEMENT_SECONDS: Final = 30.0
 IDLE_IN_TRANSACTION_SECONDS: Final = 60.0
+TRUSTED_SECONDS: Final = 1.0  # a connection idle for longer is tried before it is lent
 MIGRATION_TURN_SECONDS: Final = 60.0  # how long a second migration waits for the first
 MIGRATION_LOCK_SECONDS: Final = 10.0  # a migration gives up rather than queue up everybody behind it
 
@@ -113,7 +115,8 @@ def conninfo(
     """The connection string with the hub's session settings; good for sync and async connections alike.
 
     search_path is `schema`, the time zone is UTC, `name` is what `pg_stat_activity` shows. `seqscan=False` keeps the
-    planner on the indexes of tables whose statistics lag behind (workers: a just filled `states` looks empty).
+    planner on the indexes of tables whose statistics lag behind (workers: a just filled `states` looks empty), and on
+    joins that take rows in the order of their keys.
     `BadInput` when `database_url` cannot be read; its text is never repeated, it may hold a password.
     """
     try:
@@ -126,9 +129,10 @@ def conninfo(
         "timezone": "UTC",
         "statement_timeout": f"{round(statement_seconds * 1000)}ms",
         "idle_in_transaction_session_timeout": f"{round(IDLE_IN_TRANSACTION_SECONDS * 1000)}ms",
+        "hub.claims": "rows",  # told from older versions by a trigger: migrations/0004
     }
     if not seqscan:
-        session["enable_seqscan"] = "off"
+        session |= {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
     options = " ".join(f"-c {key}={value}" for key, value in session.items())
     patience = {"connect_timeout": CONNECT_SECONDS, "keepalives_idle": 30, "tcp_user_timeout": 30_000}
     return make_conninfo(
@@ -137,6 +141,32 @@ def conninfo(
         application_name=f"hub {name}"[:63],
         options=f"{asked['options']} {options}" if asked.get("options") else options,
     )
+
+
+class _Lent(psycopg.Connection):
+    """A connection that knows since when it is idle."""
+
+    idle_since = 0.0
+
+
+def _check(connection: psycopg.Connection) -> None:
+    """Raise when the server is gone; a trip only where that is not known already.
+
+    A server that stops closes its connections: the socket then has something to read, which an idle one never has.
+    One that vanished without a word is found after a second of idleness at the latest.
+    """
+    known = isinstance(connection, _Lent) and time.monotonic() - connection.idle_since < TRUSTED_SECONDS
+    if known:
+        socket = select.poll()
+        socket.register(connection.fileno(), select.POLLIN)
+        known = not socket.poll(0)
+    if not known:
+        psycopg_pool.ConnectionPool.check_connection(connection)
+
+
+def _returned(connection: psycopg.Connection) -> None:
+    if isinstance(connection, _Lent):
+        connection.idle_since = time.monotonic()
 
 
 def open_pool(
@@ -152,17 +182,19 @@ def open_pool(
     """A pool of autocommit connections; close it when done.
 
     Does not wait for PostgreSQL: while it is away each `pool.connection()` raises `PoolTimeout` after `timeout`
-    seconds (`StorageAway` inside `translated`), and the pool finds it again by itself. A connection is tried before
-    it is lent, so that a restart of PostgreSQL costs no caller an error.
+    seconds (`StorageAway` inside `translated`), and the pool finds it again by itself. A connection that may be broken
+    is tried before it is lent, so that a restart of PostgreSQL costs no caller an error.
     """
     pool: psycopg_pool.ConnectionPool[psycopg.Connection] = psycopg_pool.ConnectionPool(
         conninfo(database_url, schema, name=name, seqscan=seqscan),
+        connection_class=_Lent,
         kwargs={"autocommit": True},
         min_size=min_size,
         max_size=max_size,
         timeout=timeout,
         max_lifetime=3600.0,
-        check=psycopg_pool.ConnectionPool.check_connection,
+        check=_check,
+        reset=_returned,
         name=name,
         open=False,
     )
@@ -185,7 +217,15 @@ class ListsAsLiterals(Dumper):
         return f"{{{text}}}".encode()
 
 
-def _literal(element: str | int | bool | uuid.UUID | None) -> str:
+def column(values: Iterable[str | float | bool | None]) -> str:
+    """The values as the literal of an array, for a parameter that its statement casts (`%s::text[]`).
+
+    psycopg's own dumper of lists takes a microsecond or more for each element.
+    """
+    return f"{{{','.join(map(_literal, values))}}}"
+
+
+def _literal(element: str | float | bool | uuid.UUID | None) -> str:
     if isinstance(element, str):
         return '"' + element.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return "NULL" if element is None else str(element)

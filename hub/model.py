@@ -76,7 +76,7 @@ class Row:
     `intent`, `intent_age` (seconds since it was committed), `reference`: the write that was begun and not confirmed.
     `confirmed`: what the marketplace is known to show for this context. `resolved`: outcome of the lot record that
     this row waited for, when there is one. `marked`: `answers` holds problems, a ticket or a doubt that a clean ending
-    has to wipe.
+    has to wipe. `demands`: how many requests a final ending answers.
     """
 
     context: str
@@ -96,6 +96,7 @@ class Row:
     pending_seconds: float = 0.0
     marked: bool = False
     resolved: LotOutcome | None = None
+    demands: int = 0
 
 
 @dataclass(frozen=True, slots=True)

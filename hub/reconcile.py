@@ -11,9 +11,9 @@ import random
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from hub.contexts import ABOUT_SKUS, CONTEXTS, Context
@@ -107,10 +107,12 @@ class Reconciler:
     brakes: Brakes
     monotonic: Callable[[], float] = time.monotonic
     chance: Callable[[], float] = random.random
+    known: Mapping[str, Context] = field(default_factory=lambda: CONTEXTS)
+    """The kinds of work there are; a measurement of the engine alone brings its own."""
 
     def attempt(self, link: Link, name: str, *, first: bool) -> Report:
         """Take up to a claim's worth of keys and bring each to its end. `first`: a small claim, others are waiting."""
-        settings, context = self.contexts[name], CONTEXTS[name]
+        settings, context = self.contexts[name], self.known[name]
         limit = settings.first_claim if first else settings.more_claim
         if settings.pool != "orders":  # an order needs more than the side that is shut; its own calls tell
             shut = self.brakes.shut_for(link.slug)

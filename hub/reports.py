@@ -86,8 +86,11 @@ with found as (
          0 as held, 0 as late, 0 as later, 0 as waiting, 0 as parked, 0 as refused, 0 as failing, 0 as dead
   from states where work = 'p' group by 1, 2
   union all
+  select c.store, h.context, 0, null, count(*), 0, 0, 0, 0, 0, 0, 0
+  from claims c, unnest(c.contexts) h(context) group by 1, 2
+  union all
   select c.store, c.context, 0, null, count(*), 0, 0, 0, 0, 0, 0, 0
-  from claims c join leases l on l.claim = c.id group by 1, 2
+  from claims c join leases l on l.claim = c.id where c.contexts is null group by 1, 2
   union all
   select store, context, 0, null, 0, count(*), 0, 0, 0, 0, 0, 0
   from states where work = 's' and due_at <= now() group by 1, 2

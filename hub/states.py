@@ -370,12 +370,8 @@ class StoreStates:
         asks: dict[int, Ask] = {}
         intents: dict[tuple[str, str], Any] = {}
         with self._db() as db, db.transaction():
-            ours = {
-                row[0]
-                for row in db.execute(
-                    "select key from leases where claim = %s order by key for share", (claim.id,)
-                ).fetchall()
-            }
+            held = db.execute("select from claims where id = %s for share", (claim.id,)).fetchone() is not None
+            ours = set(claim.items) if held else set()
             db.execute("select pg_advisory_xact_lock(hashtextextended(%s, 1))", (f"lot {self.store} {kind}",))
             lot: tuple[int, int, int] | None = None
             for entry in entries:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,7 +23,7 @@ from celery.exceptions import SecurityWarning
 from celery.worker import WorkController
 from celery.worker.consumer import Consumer
 
-from hub.contexts import CONTEXTS
+from hub.contexts import CONTEXTS, Context
 from hub.db import StorageAway, StorageRefused, open_pool
 from hub.errors import BadInput
 from hub.ledger import Ledger
@@ -124,7 +124,7 @@ class Attempts:
                 return f"{slug}.{context}: {wrong}; its keys stay as they are"
             if link is None:
                 return f"{slug}.{context}: the store is not registered (any more)"
-            if context not in CONTEXTS:
+            if context not in self._reconciler.known:
                 return f"{slug}.{context}: this version has no such context; its keys stay as they are"
             report = self._reconciler.attempt(link, context, first=first)
         finally:
@@ -192,8 +192,19 @@ class DiscreetWorker(Worker):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
-def run(settings: Settings, box: SecretBox, *, pools: Sequence[str], shards: frozenset[int], lane: Lane) -> int:
-    """Serve the first or the further wake-ups of these pools until SIGTERM; returns the exit code."""
+def run(
+    settings: Settings,
+    box: SecretBox,
+    *,
+    pools: Sequence[str],
+    shards: frozenset[int],
+    lane: Lane,
+    known: Mapping[str, Context] = CONTEXTS,
+) -> int:
+    """Serve the first or the further wake-ups of these pools until SIGTERM; returns the exit code.
+
+    `known` are the kinds of work; a measurement of the engine alone brings its own.
+    """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("celery").setLevel(logging.WARNING)
     sys.setswitchinterval(TURN)
@@ -212,7 +223,7 @@ def run(settings: Settings, box: SecretBox, *, pools: Sequence[str], shards: fro
     links = Links(settings, pool, box, slot=ledger.slot)
     links.closed = lambda slug: _catch_up(settings, links, ledger, waker, slug)
     links.watch()
-    reconciler = Reconciler(ledger, dict(settings.contexts), calls, heart, links)
+    reconciler = Reconciler(ledger, dict(settings.contexts), calls, heart, links, known=known)
     attempts = Attempts(links, reconciler, waker)
     heart.on_beat.append(attempts.hold)
 
