@@ -127,12 +127,14 @@ def conninfo(
     session = {
         "search_path": f'"{_checked_schema(schema)}"',
         "timezone": "UTC",
+        "jit": "off",  # short statements; a large backlog only looks expensive
         "statement_timeout": f"{round(statement_seconds * 1000)}ms",
         "idle_in_transaction_session_timeout": f"{round(IDLE_IN_TRANSACTION_SECONDS * 1000)}ms",
         "hub.claims": "rows",  # told from older versions by a trigger: migrations/0004
     }
     if not seqscan:
-        session |= {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+        session |= dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "enable_memoize"), "off")
+        session |= {"plan_cache_mode": "force_generic_plan"}  # a claim is planned for longer than it runs
     options = " ".join(f"-c {key}={value}" for key, value in session.items())
     patience = {"connect_timeout": CONNECT_SECONDS, "keepalives_idle": 30, "tcp_user_timeout": 30_000}
     return make_conninfo(
@@ -188,7 +190,7 @@ def open_pool(
     pool: psycopg_pool.ConnectionPool[psycopg.Connection] = psycopg_pool.ConnectionPool(
         conninfo(database_url, schema, name=name, seqscan=seqscan),
         connection_class=_Lent,
-        kwargs={"autocommit": True},
+        kwargs={"autocommit": True, "prepare_threshold": 5 if seqscan else 1},
         min_size=min_size,
         max_size=max_size,
         timeout=timeout,

@@ -231,13 +231,14 @@ with shut as (
 )"""
 
 # The row of the claim is what holds its keys: it can be locked, and it is gone when they are.
-_TAKEN = """, n as materialized (
-  select nextval('claims_id_seq') as id where exists (select from picked)
-), taken as (
-  update states s set work = 'h', claim = n.id, lane = t.lane, due_at = null,
+# A claim does not wait for the disk: whatever is written afterwards commits its intent first, and that waits for the
+# claim too. Should a crash of PostgreSQL forget it, its keys are pending again and its settle finds nothing; its number
+# is drawn by lot, for a sequence could forget as well and give it away twice.
+_TAKEN = """, taken as (
+  update states s set work = 'h', claim = %(id)s, lane = t.lane, due_at = null,
            dirty_since = case when s.status = 'waiting' then s.dirty_since end,
            claimed = case when s.status = 'waiting' then s.claimed else s.asked end
-  from n, chosen c, unnest(c.contexts, c.keys, c.lanes) t(context, key, lane)
+  from chosen c, unnest(c.contexts, c.keys, c.lanes) t(context, key, lane)
   where s.store = %(store)s and s.context = t.context and s.key = t.key
   returning s.claim, s.context, s.key, s.claimed, s.status, s.attempts, s.urgency, s.heard, s.looks,
             coalesce(extract(epoch from now() - s.pending_since), 0)::float8 as waited, s.answered
@@ -254,10 +255,11 @@ select t.claim, t.context, t.key, coalesce(t.claimed, 0), t.status, t.attempts, 
        a.problems <> '[]'::jsonb or a.why is not null or a.ticket is not null or a.parked_on is not null
          or a.input_hash is not null or a.intent is not null as marked,
        coalesce(t.claimed, 0) - t.answered
-from (select exists (select from picked) as any) p
+from (select exists (select from picked) as any, set_config('synchronous_commit', 'off', true) as soon) p
 left join taken t on p.any
-left join answers a on a.store = %(store)s and a.context = t.context and a.key = t.key
-where p.any
+left join lateral (
+  select * from answers x where x.store = %(store)s and x.context = t.context and x.key = t.key limit 1) a on true
+where p.any and p.soon = 'off'
 """
 
 # A context alone in its lane: the row itself is the lease, its primary key the guarantee.
@@ -387,6 +389,7 @@ class Ledger:
         lane) for the same keys come along: one read serves them all. A shut gate of this context gives `None`.
         """
         asked = {
+            "id": random.getrandbits(62),
             "worker": self.worker,
             "store": store,
             "context": context,
@@ -495,7 +498,7 @@ class Ledger:
         def once() -> Settled | None:
             with self.pool.connection() as db:
                 if not back and all(_is_plain(claim, ending) for ending, _ in ours):
-                    return self._put(db, claim, ours)
+                    return self._put(db, claim, ours, plain=True)
                 with db.pipeline(), db.transaction():
                     return self._settle(db, claim, ours, back)
 
@@ -506,16 +509,20 @@ class Ledger:
         fenced = tuple((ending.context, ending.key) for ending, _ in settled if ending.key not in claim.items)
         return Settled(fenced, done.wake)
 
-    def _put(self, db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]]) -> Settled | None:
+    def _put(
+        self, db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]], *, plain: bool = False
+    ) -> Settled | None:
         """The claim's row goes, its states become what follows, counters and the gates that were tried with them.
 
-        One statement; `None` and nothing done when the claim is gone.
+        One statement; `None` and nothing done when the claim is gone. `plain` endings leave nothing else behind: should
+        a crash of PostgreSQL forget them their keys are looked at once more, so they do not wait for the disk.
         """
         contexts = sorted({context for rows in claim.items.values() for context in rows} | {claim.context})
         row = db.execute(
             _SETTLE,
             {
                 "claim": claim.id,
+                "plain": plain,
                 "store": claim.store,
                 "context": claim.context,
                 "slot": self.slot,
@@ -858,7 +865,8 @@ with mine as materialized (
 select exists (select from mine), array(
   select context from moved where work = 'p'
   union select c from unnest(%(held)s::text[]) c
-  where exists (select from states p where p.store = %(store)s and p.context = c and p.work = 'p'))
+  where (select true from states p where p.store = %(store)s and p.context = c and p.work = 'p' limit 1)),
+  set_config('synchronous_commit', case when %(plain)s then 'off' else current_setting('synchronous_commit') end, true)
 """
 
 

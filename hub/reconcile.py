@@ -10,9 +10,9 @@ import logging
 import random
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -217,10 +217,40 @@ class _Attempt:
         return frozenset(states.touched) if isinstance(states, StoreStates) else frozenset()
 
     def _each(self, what: Callable[[Any], Any], things: Sequence[Any]) -> list[Any]:
-        """Do it for each, together: the first in this thread's stead when there is only one."""
+        """Do it for each, together: in this thread, and in as many of the pool's as find something left to do."""
         if len(things) == 1:
             return [what(things[0])]
-        return list(self.runner.calls.map(what, things))
+        todo = deque(enumerate(things))
+        answers: list[Any] = [None] * len(things)
+        helpers: deque[Future[None]] = deque()
+
+        def call_help() -> None:
+            if todo:
+                helpers.append(self.runner.calls.submit(help_out))
+
+        def help_out() -> None:
+            call_help()  # each calls the next two, so that all are there at once where the work waits for somebody
+            call_help()
+            work()
+
+        def work() -> None:
+            while True:
+                try:
+                    place, thing = todo.popleft()
+                except IndexError:
+                    return
+                answers[place] = what(thing)
+
+        call_help()
+        try:
+            work()
+        finally:
+            todo.clear()
+            while helpers:
+                helper = helpers.popleft()
+                if not helper.cancel():
+                    helper.result()
+        return answers
 
     def _look(self, item: Item) -> Sequence[Ending | Step]:
         worn = max(row.attempts for row in item.rows.values())

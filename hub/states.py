@@ -7,6 +7,7 @@ wakes workers.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -93,6 +94,8 @@ class StoreStates:
     slot: int = 0
     touched: set[Pair] = field(default_factory=set)
     _prepared: frozenset[str] = frozenset()
+    _unread: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     _bindings: dict[str, Binding] = field(default_factory=dict)
     _statuses: dict[str, tuple[str, str]] = field(default_factory=dict)
     _confirmed: dict[tuple[str, str], Any] = field(default_factory=dict)
@@ -106,8 +109,23 @@ class StoreStates:
     # ---------------------------------------------------------------- listings
 
     def prepare(self, skus: Sequence[str]) -> None:
-        """Read in one trip what an attempt will ask of these SKUs: pairs, catalogue rows, what is confirmed."""
-        chosen = list(skus)
+        """What an attempt will ask of these SKUs (pairs, catalogue rows, what is confirmed) comes in one trip."""
+        with self._lock:
+            self._prepared, self._unread = frozenset(skus), True
+
+    def _has(self, sku: str) -> bool:
+        """The SKU's facts are in memory; the first who asks for one of them reads those of all."""
+        if sku not in self._prepared:
+            return False
+        if self._unread:
+            with self._lock:
+                if self._unread:
+                    self._read_prepared()
+                    self._unread = False
+        return True
+
+    def _read_prepared(self) -> None:
+        chosen = list(self._prepared)
         with self._db() as db, db.pipeline():
             bindings = db.execute(f"{_BINDINGS} where store = %s and sku = any(%s)", (self.store, chosen))
             rows = db.execute(
@@ -122,11 +140,10 @@ class StoreStates:
             self._bindings = {row[0]: _binding(row) for row in bindings.fetchall()}
             self._statuses = {row[0]: (row[1], row[2]) for row in rows.fetchall()}
             self._confirmed = {(row[0], row[1]): row[2] for row in confirmed.fetchall()}
-        self._prepared = frozenset(chosen)
 
     def binding(self, sku: str) -> Binding | None:
         """The listing of a SKU, `None` while it has none."""
-        if sku in self._prepared:
+        if self._has(sku):
             return self._bindings.get(sku)
         with self._db() as db:
             row = db.execute(f"{_BINDINGS} where store = %s and sku = %s", (self.store, sku)).fetchone()
@@ -158,7 +175,7 @@ class StoreStates:
 
     def row_status(self, context: str, key: str) -> tuple[str, str] | None:
         """(`work`, `status`) of another row of this store, `None` when there is none."""
-        if context == "catalog" and key in self._prepared:
+        if context == "catalog" and self._has(key):
             return self._statuses.get(key)
         with self._db() as db:
             row = db.execute(
@@ -169,7 +186,7 @@ class StoreStates:
 
     def confirmed(self, context: str, key: str) -> Any:
         """What the marketplace is known to show; `None` while a write is in doubt."""
-        if key in self._prepared:
+        if self._has(key):
             return self._confirmed.get((context, key))
         with self._db() as db:
             row = db.execute(

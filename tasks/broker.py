@@ -8,6 +8,8 @@ pending (design 2, law 4). So acknowledgements stay in the worker's memory, wher
 
 from __future__ import annotations
 
+from typing import Any
+
 from kombu.transport import redis
 
 
@@ -16,6 +18,15 @@ class Channel(redis.Channel):
 
     ack_emulation = False
     do_restore = False
+    _kept: Any = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """One client per pool of connections: building one for each message costs more than what it sends."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)  # type: ignore[misc]  # the stubs know none of it
+        if self._kept is None or self._kept.connection_pool is not self.pool:
+            self._kept = super()._create_client()  # type: ignore[misc]  # as above
+        return self._kept
 
 
 class Transport(redis.Transport):

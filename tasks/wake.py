@@ -8,16 +8,18 @@ woken and the sweep makes up for it later.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 from typing import Any
 
 import redis
 from amqp.exceptions import AMQPError
 from celery import Celery
+from kombu import Producer
 from kombu.exceptions import KombuError
 
 from hub.settings import Settings
@@ -28,22 +30,21 @@ log = logging.getLogger("hub.wake")
 WAITING_TOKEN_MS = 20_000
 """A token that no worker has picked up lapses after this: its message may be lost, and the sweep may send another."""
 
+KEPT_MESSAGES = 20_000
+"""Ready-made messages that a process keeps, one for each store and context that it woke."""
+
 RUNNING_TOKEN_MS = 15_000
 """A running attempt's token lapses after this unless its process renews it."""
 
 MIRROR_MS = 10_000
 """How long a sweep that fills a dead-letter queue keeps others from it, should it end in between."""
 
-# KEYS: 1 tokens (sorted set, token -> expiry in ms), 2 mark of a refused wake-up, 3 brake.
-# ARGV: 1 life of a token in ms, 2 cap, 3 how many are wanted, 4 prefix of the new tokens.
-# Answer: how many were granted, how many there were before.
-_TAKE = """
-if redis.call('EXISTS', KEYS[3]) == 1 then return {0, 0} end
+_GRANT = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 local busy = redis.call('ZCARD', KEYS[1])
-local n = math.min(tonumber(ARGV[3]), tonumber(ARGV[2]) - busy)
+local n = math.min(tonumber(wanted), tonumber(ARGV[2]) - busy)
 if n <= 0 then
   redis.call('SET', KEYS[2], '1', 'PX', 60000)
   return {0, busy}
@@ -51,6 +52,28 @@ end
 for i = 1, n do redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[4] .. i) end
 redis.call('PEXPIRE', KEYS[1], 600000)
 return {n, busy}
+"""
+
+# KEYS: 1 tokens (sorted set, token -> expiry in ms), 2 mark of a refused wake-up, 3 brake.
+# ARGV: 1 life of a token in ms, 2 cap, 3 how many are wanted, 4 prefix of the new tokens.
+# Answer: how many were granted, how many there were before.
+_TAKE = f"""
+if redis.call('EXISTS', KEYS[3]) == 1 then return {{0, 0}} end
+local wanted = ARGV[3]
+{_GRANT}
+"""
+
+# The end of an attempt and what follows it, in one step: nobody can be refused between the two.
+# KEYS and ARGV as above, and ARGV: 5 token that ends, 6 how many are wanted if a wake-up was refused meanwhile,
+# 7 brake in ms or 0.
+_END = f"""
+redis.call('ZREM', KEYS[1], ARGV[5])
+local refused = redis.call('DEL', KEYS[2])
+if ARGV[7] ~= '0' then redis.call('SET', KEYS[3], '1', 'PX', ARGV[7]) end
+local wanted = ARGV[3]
+if wanted == '0' and refused == 1 then wanted = ARGV[6] end
+if wanted == '0' or redis.call('EXISTS', KEYS[3]) == 1 then return {{0, 0}} end
+{_GRANT}
 """
 
 # KEYS as above. ARGV: 1 token. Answer: 1 when a wake-up was refused meanwhile, so that one has to follow.
@@ -78,10 +101,12 @@ class Waker:
             settings.redis_url, socket_timeout=1.0, socket_connect_timeout=1.0
         )
         self._take = self._redis.register_script(_TAKE)
+        self._end = self._redis.register_script(_END)
         self._give = self._redis.register_script(_GIVE)
         self._hold = self._redis.register_script(_HOLD)
         self._lock = Lock()
         self._complained = 0.0
+        self._messages: dict[tuple[str, str], tuple[str, dict[str, Any], dict[str, Any]]] = {}
         self.pushed = 0
 
     def wake(self, pairs: Iterable[tuple[str, str]], *, wanted: int = 1, further: bool = False) -> int:
@@ -89,52 +114,99 @@ class Waker:
 
         `further`: the pair is at work already, so its wake-ups go to the threads that are not reserved.
         """
-        # A newer version may have asked for a context that this one does not know; its own workers are woken by it.
-        chosen = [pair for pair in pairs if pair[1] in self._settings.contexts]
-        if not chosen:
-            return 0
+        chosen = self._known(pairs)
+        return self._guarded(lambda: self._wake(chosen, wanted, further)) if chosen else 0
+
+    def end(
+        self,
+        ended: tuple[str, str],
+        token: str,
+        *,
+        wanted: int,
+        refused: int,
+        brake: float | None = None,
+        others: Iterable[tuple[str, str]] = (),
+    ) -> int:
+        """The attempt of `ended` has ended: give its token back and wake whoever has work now, in one trip.
+
+        `wanted` further wake-ups for the pair itself, `refused` where none is wanted but one was refused meanwhile.
+        `brake`: seconds for which nobody is woken for it. Returns how many went out.
+        """
+        chosen = self._known(others)
+        return self._guarded(lambda: self._wake(chosen, 1, False, (ended, token, wanted, refused, brake)))
+
+    def _known(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """A newer version may have asked for a context that this one does not know; its own workers are woken by it."""
+        return [pair for pair in pairs if pair[1] in self._settings.contexts]
+
+    def _guarded(self, publish: Callable[[], int]) -> int:
         try:
-            sent = self._wake(chosen, wanted, further)
+            sent = publish()
         except (redis.RedisError, KombuError, AMQPError, OSError) as fault:
             self._complain(fault)
             return 0
         self.pushed += sent
         return sent
 
-    def _wake(self, pairs: Sequence[tuple[str, str]], wanted: int, further: bool) -> int:
-        stems = [uuid.uuid4().hex for _ in pairs]
+    def _wake(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        wanted: int,
+        further: bool,
+        ended: tuple[tuple[str, str], str, int, int, float | None] | None = None,
+    ) -> int:
+        chosen = [*([ended[0]] if ended else ()), *pairs]
+        stems = [uuid.uuid4().hex for _ in chosen]
         with self._redis.pipeline(transaction=False) as pipe:
-            for (slug, context), stem in zip(pairs, stems, strict=True):
-                self._take(
-                    keys=self._keys(slug, context),
-                    args=[WAITING_TOKEN_MS, self._settings.contexts[context].cap, wanted, stem],
-                    client=pipe,
-                )
+            for number, (slug, context) in enumerate(chosen):
+                grant = [WAITING_TOKEN_MS, self._settings.contexts[context].cap]
+                keys = self._keys(slug, context)
+                if ended and number == 0:
+                    brake = max(1, int(ended[4] * 1000)) if ended[4] else 0
+                    args: list[str | int] = [*grant, ended[2], stems[0], ended[1], ended[3], brake]
+                    self._end(keys=keys, args=args, client=pipe)
+                else:
+                    self._take(keys=keys, args=[*grant, wanted, stems[number]], client=pipe)
             answers: list[Any] = pipe.execute()
+        if not any(granted for granted, _ in answers):
+            return 0
         sent = 0
         with self._app.producer_pool.acquire(block=True, timeout=2) as producer:
-            for (slug, context), stem, (granted, busy) in zip(pairs, stems, answers, strict=True):
+            for place, ((slug, context), stem, (granted, busy)) in enumerate(zip(chosen, stems, answers, strict=True)):
+                goes_on = further or bool(ended and place == 0)
                 for number in range(1, granted + 1):
-                    lane: Lane = "more" if further or busy or number > 1 else "first"
-                    message = self._app.amqp.as_task_v2(
-                        f"{stem}{number}",
-                        ATTEMPT,
-                        args=(slug, context),
-                        kwargs={},
-                        argsrepr=f"({slug!r}, {context!r})",
-                        ignore_result=True,
-                    )
-                    producer.publish(
-                        message.body,
-                        exchange="",
-                        routing_key=queue_for(self._settings, slug, context, lane),
-                        headers=message.headers,
-                        serializer="json",
-                        retry=False,
-                        **message.properties,
-                    )
+                    lane: Lane = "more" if goes_on or busy or number > 1 else "first"
+                    self._publish(producer, slug, context, f"{stem}{number}", lane)
                     sent += 1
         return sent
+
+    def _publish(self, producer: Producer, slug: str, context: str, token: str, lane: Lane) -> None:
+        """One wake-up. What is the same in all of a pair's messages is made once."""
+        made = self._messages.get((slug, context))
+        if made is None:
+            message = self._app.amqp.as_task_v2(
+                token,
+                ATTEMPT,
+                args=(slug, context),
+                kwargs={},
+                argsrepr=f"({slug!r}, {context!r})",
+                ignore_result=True,
+            )
+            made = (json.dumps(message.body), dict(message.headers), dict(message.properties))
+            if len(self._messages) >= KEPT_MESSAGES:
+                self._messages.clear()
+            self._messages[slug, context] = made
+        body, headers, properties = made
+        producer.publish(
+            body,
+            exchange="",
+            routing_key=queue_for(self._settings, slug, context, lane),
+            headers=headers | {"id": token, "root_id": token},
+            content_type="application/json",
+            content_encoding="utf-8",
+            retry=False,
+            **(properties | {"correlation_id": token}),
+        )
 
     def send(self, task: str, name: str) -> None:
         """Send a management task without arguments to a queue."""

@@ -45,6 +45,10 @@ TURN = 0.0005
 a call comes back from the network it waits behind whoever writes down a claim: 84 ms for a call of 50 (measured)."""
 
 
+EVENTS_EVERY = 0.2
+"""Seconds for which events of tasks may wait for others."""
+
+
 class KeysDied(Exception):  # noqa: N818 – shown in Flower: says what happened
     """The task's result when a key of the claim used up its plan."""
 
@@ -113,9 +117,11 @@ class Attempts:
         self._running: dict[str, tuple[str, str, str]] = {}
 
     def run(self, slug: str, context: str, token: str, *, first: bool) -> str:
-        """One attempt for a wake-up; the sentence is what Flower shows. Raises `KeysDied` when a key died."""
+        """One attempt for a wake-up; the sentence is what Flower shows. Raises `KeysDied` when a key died.
+
+        The wake-up's own token counts it at first; those of long attempts are renewed at every heartbeat.
+        """
         self._running[token] = (slug, context, token)
-        self._waker.hold([self._running[token]])
         report: Report | None = None
         try:
             try:
@@ -129,8 +135,7 @@ class Attempts:
             report = self._reconciler.attempt(link, context, first=first)
         finally:
             del self._running[token]
-            refused = self._waker.give(slug, context, token)
-            self._follow_up(slug, context, report, refused=refused)
+            self._follow_up(slug, context, token, report)
         if report.died:
             raise KeysDied(report.sentence())
         return report.sentence()
@@ -139,21 +144,31 @@ class Attempts:
         """Renew the tokens of what is running; called at every heartbeat."""
         self._waker.hold(list(self._running.values()))
 
-    def _follow_up(self, slug: str, context: str, report: Report | None, *, refused: bool) -> None:
+    def _follow_up(self, slug: str, context: str, token: str, report: Report | None) -> None:
         if report is None:
+            self._waker.give(slug, context, token)
             return
-        if report.brake:
-            self._waker.brake(slug, context, report.brake)
-        names = self._links.names()
+        names = self._links.names() if report.wake else {}
         pairs = {(names[store], other) for store, other in report.wake if store in names}
-        if report.brake:
-            pairs.discard((slug, context))
         here = (slug, context)
-        if here in pairs or (refused and not report.brake):
-            pairs.discard(here)
-            # A full claim says that there is more than one thread can do: let the crowd grow up to the cap.
-            self._waker.wake([here], wanted=2 if report.full else 1, further=True)
-        self._waker.wake(pairs)
+        # A full claim says that there is more than one thread can do: let the crowd grow up to the cap.
+        more = 2 if report.full else 1
+        again = here in pairs and not report.brake
+        pairs.discard(here)
+        self._waker.end(here, token, wanted=more if again else 0, refused=more, brake=report.brake, others=pairs)
+
+
+class CalmEvents(bootsteps.StartStopStep):
+    """Events of tasks go out together, some times a second: Celery's own way publishes at every turn of its loop."""
+
+    requires = ("celery.worker.consumer.events:Events",)
+
+    def start(self, consumer: Consumer) -> None:
+        """Flush in the consumer's own loop, and when many are waiting."""
+        dispatcher: Any = getattr(consumer, "event_dispatcher", None)
+        if dispatcher is not None and consumer.timer is not None:
+            dispatcher.on_send_buffered = None
+            consumer.timer.call_repeatedly(EVENTS_EVERY, dispatcher.flush)
 
 
 class StoreQueues(bootsteps.StartStopStep):
@@ -240,6 +255,7 @@ def run(
 
     StoreQueues.wanted = staticmethod(wanted)
     app.steps["consumer"].add(StoreQueues)
+    app.steps["consumer"].add(CalmEvents)
     app.conf.task_queues = [queue(one) for one in sorted(wanted())] or [queue(f"{pools[0]}.idle")]
     worker = DiscreetWorker(
         app=app,
