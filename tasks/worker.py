@@ -110,8 +110,11 @@ class Heart:
 class Attempts:
     """What the task `hub.attempt` does, without Celery."""
 
-    def __init__(self, links: Links, reconciler: Reconciler, waker: Waker) -> None:
+    def __init__(
+        self, links: Links, reconciler: Reconciler, waker: Waker, known: Mapping[str, Context] = CONTEXTS
+    ) -> None:
         self._links = links
+        self._known = known
         self._reconciler = reconciler
         self._waker = waker
         self._running: dict[str, tuple[str, str, str]] = {}
@@ -130,7 +133,7 @@ class Attempts:
                 return f"{slug}.{context}: {wrong}; its keys stay as they are"
             if link is None:
                 return f"{slug}.{context}: the store is not registered (any more)"
-            if context not in self._reconciler.known:
+            if context not in self._known:
                 return f"{slug}.{context}: this version has no such context; its keys stay as they are"
             report = self._reconciler.attempt(link, context, first=first)
         finally:
@@ -239,7 +242,7 @@ def run(
     links.closed = lambda slug: _catch_up(settings, links, ledger, waker, slug)
     links.watch()
     reconciler = Reconciler(ledger, dict(settings.contexts), calls, heart, links, known=known)
-    attempts = Attempts(links, reconciler, waker)
+    attempts = Attempts(links, reconciler, waker, known)
     heart.on_beat.append(attempts.hold)
 
     @app.task(name=ATTEMPT, bind=True, ignore_result=True, acks_late=True, throws=(KeysDied,))

@@ -29,8 +29,8 @@ class Nobody:
     def give(self, _slug, _context, _token):
         return False
 
-    def wake(self, pairs, **_how):
-        self.woken = list(pairs)
+    def end(self, ended, token, **how):
+        self.ended = (ended, token, how)
 
 
 @pytest.mark.parametrize(
