@@ -459,7 +459,10 @@ def _ours(db: psycopg.Connection[dict[str, Any]], store: int) -> dict[str, Any]:
             for row in rows(
                 """
                 select l.lane, l.key, l.claim, extract(epoch from c.started_at)::float8 as since
-                from leases l left join claims c on c.id = l.claim where l.store = %s
+                from (
+                  select store, lane, key, claim from leases
+                  union all select store, coalesce(lane, context), key, claim from states where claim is not null
+                ) l left join claims c on c.id = l.claim where l.store = %s
                 """
             )
         ),
