@@ -1,6 +1,7 @@
 """`python -m chaos`: run seeds, print a report of each, end with 1 when anything was violated."""
 
 import argparse
+import logging
 import os
 import random
 import sys
@@ -25,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--broker", default=env.get("BROKER", "redis"), help="redis, amqp, or an amqp:// URL")
     parser.add_argument("--keep", type=Path, default=Path(env["KEEP"]) if env.get("KEEP") else None, metavar="DIR")
     chosen = parser.parse_args(arguments)
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # that a killed server is away is no news here
     sizes = Sizes(
         chosen.notifications,
         chosen.skus,

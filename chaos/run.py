@@ -17,9 +17,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos.checker import violations
+from chaos.checker import before_healing, violations
 from chaos.evidence import Evidence, Process
-from chaos.plan import Fault, Plan, Sizes, plan
+from chaos.plan import Plan, Sizes, plan
 from chaos.rabbit import RabbitMQ
 from chaos.strikes import Strikes
 from chaos.traffic import Traffic, load, register
@@ -142,39 +142,14 @@ class _Run:
             marketplace.close()
 
     def _early(self, evidence: Evidence) -> list[str]:
-        """What the healing sweep has to mend, which may only be what left no trace at the hub.
-
-        That is: of a SKU one of whose notifications was not answered 200, or of a store whose VTEX account or
-        marketplace lied or was stale. Whatever else is wrong before the sweep is told: it would be mended by chance.
-        """
+        """What is wrong before the healing sweep besides what the peers took away: it would be mended by chance."""
         evidence.keep(self.logs / "evidence-before-healing.json")
-        found = violations(evidence)
-        misled = self._misled()
-        unheard = {
-            (store.slug, post.key)
-            for store in evidence.stores
-            for post in store.posts
-            if post.kind == "notification" and post.status != 200
-        }
-        traceless = [one for one in found if one.store in misled or (one.store, one.key.split(" ")[-1]) in unheard]
-        left = [one for one in found if one not in traceless]
+        found, left = violations(evidence), before_healing(evidence)
         self._note(
-            f"before the healing sweep: {dict(Counter(one.law for one in traceless))} of what left no trace at the hub,"
-            f" {dict(Counter(one.law for one in left))} besides"
+            f"before the healing sweep: {dict(Counter(one.law for one in found))} to mend,"
+            f" {len(left)} of which left a trace at the hub"
         )
         return [f"before the healing sweep: {one}" for one in left]
-
-    def _misled(self) -> set[str]:
-        """Stores that were told something untrue."""
-        shops = self.world.shops
-        misled = set()
-        for strike in self.plan.strikes:
-            if strike.fault not in (Fault.LIE, Fault.STALE):
-                continue
-            side, _, number = strike.target.partition(":")
-            hit = shops[int(number)]
-            misled |= {one.slug for one in shops if one is hit or (side == "vtex" and one.account == hit.account)}
-        return misled
 
     def _quiet(self, when: str) -> None:
         vtex = self.world.vtex()

@@ -23,6 +23,9 @@ POOLED_FROM = 150
 """Stores in one shard from which the layout `pooled` is the better one: about 1,000 queues a worker, which then costs
 more than half as much again as one queue for all. `hub doctor` advises by it; `bench stores` measures it."""
 
+SILENT_SECONDS = 5
+"""RabbitMQ's answer is awaited so long, then the connection counts as lost."""
+
 Lane = Literal["first", "more"]
 """`first`: wake-ups of a store and context at rest, served by reserved threads; `more`: every further one."""
 
@@ -70,7 +73,9 @@ def outlive_broker(app: Celery, settings: Settings) -> None:
 
 def _transport_options(settings: Settings) -> dict[str, object]:
     if not _is_redis(settings):
-        return {"confirm_publish": True, **GIVES_UP}
+        # Without these whoever declares a queue waits three minutes for a node that took the connection while it was
+        # still starting and never answers.
+        return {"confirm_publish": True, "read_timeout": SILENT_SECONDS, "write_timeout": SILENT_SECONDS, **GIVES_UP}
     return {
         "global_keyprefix": f"{settings.prefix}:",
         "priority_steps": [0],  # else every queue is polled four times
