@@ -39,7 +39,7 @@ class Mill:
         self.ledger = self.kind(self.pool)
         self.heart = Heart(self.ledger, "mill", lease=self.lease, every=self.lease / 4)
         self.heart.start()
-        self.links = Links(settings, self.pool, self.cell.box, slot=self.ledger.slot, threads=16)
+        self.links = Links(settings, self.pool, self.cell.box, slot=self.ledger.slot)
         self.links.refresh()
         self.calls = ThreadPoolExecutor(8, thread_name_prefix="mill-call")
         self.reconciler = Reconciler(self.ledger, dict(settings.contexts), self.calls, self.heart, self.links)
