@@ -310,7 +310,7 @@ class GroupCommit:
     async def _set_aside(self, connection: AsyncConnection, entry: _Waiting) -> None:
         """Keep what PostgreSQL refused where it harms nobody: escaped, without a key, asking for nothing."""
         escaped = [
-            replace(notice, fate="quarantined", key=None, body=json.dumps(notice.body)) for notice in entry.notices
+            notice._replace(fate="quarantined", key=None, body=json.dumps(notice.body)) for notice in entry.notices
         ]
         try:
             await self._write(connection, [replace(entry, notices=escaped, asks=())], again=True)
@@ -357,7 +357,7 @@ class GroupCommit:
             await connection.execute(_SHORT_LOCKS)
             said = [notice for entry in group for notice in entry.notices]
             cursor = await connection.execute(NOTICES_ONCE, notice_parameters(said))
-            fresh = {row[0] for row in await cursor.fetchall()}
+            fresh = {row[0].hex for row in await cursor.fetchall()}
             notices: list[Notice] = []
             asks: list[Ask] = []
             for entry in group:

@@ -74,7 +74,7 @@ def encoded(notices: Sequence[Notice], asks: Sequence[Ask]) -> bytes:
     """One line: eight hexadecimal digits of CRC-32, a space, JSON in ASCII, a line feed (which JSON never holds)."""
     tree = [
         1,
-        [[str(one.id), one.at, one.store, one.kind, one.fate, one.key, one.body] for one in notices],
+        [[one.id, one.at, one.store, one.kind, one.fate, one.key, one.body] for one in notices],
         [[one.store, one.context, one.key, one.source, int(one.urgency), one.heard, one.count] for one in asks],
     ]
     text = json.dumps(tree, separators=(",", ":")).encode("ascii")
@@ -90,7 +90,9 @@ def decoded(line: bytes) -> Record:
         raise ValueError("its sum differs")
     _, notices, asks = _LINE.validate_python(json.loads(text))
     return Record(
-        tuple(Notice(key, store, kind, fate, body, about, at) for key, at, store, kind, fate, about, body in notices),
+        tuple(
+            Notice(key.hex, store, kind, fate, body, about, at) for key, at, store, kind, fate, about, body in notices
+        ),
         tuple(Ask(*one) for one in asks),
     )
 

@@ -71,7 +71,7 @@ def empty(folder: Path) -> bool:
 texts = st.text(alphabet=st.characters(codec="utf-8"), max_size=40)
 notices = st.builds(
     Notice,
-    st.uuids(),
+    st.uuids().map(lambda made: made.hex),
     st.none() | st.integers(0, 2**31 - 1),
     st.sampled_from(["notification", "event", "result"]),
     st.sampled_from(["accepted", "ignored", "quarantined"]),
@@ -110,7 +110,7 @@ def test_no_line_at_all_is_a_value_error(line: bytes) -> None:
 
 
 def a_line(number: int, size: int = 0) -> bytes:
-    notice = Notice(uuid.UUID(int=number), 1, "notification", "accepted", "x" * size, None, number)
+    notice = Notice(uuid.UUID(int=number).hex, 1, "notification", "accepted", "x" * size, None, number)
     return encoded([notice], [Ask(1, "stock", str(number), "vtex")])
 
 
@@ -118,7 +118,7 @@ def numbers(segments: Segments, *, most: int = 1000) -> list[int]:
     """The numbers of all lines, taken out in order."""
     found: list[int] = []
     while (batch := segments.read(most)) is not None:
-        found += [record.notices[0].id.int for record in batch.records]
+        found += [int(record.notices[0].id, 16) for record in batch.records]
         segments.forget(batch)
     return found
 

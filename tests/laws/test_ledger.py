@@ -329,7 +329,7 @@ def test_a_deleted_listing_takes_what_was_confirmed_with_it(books: Books) -> Non
 
 
 def test_notices_are_stored_once_and_counted_by_their_fate(books: Books) -> None:
-    notice = Notice(uuid.uuid4(), STORE, "notification", "accepted", '{"x": "\\u0000"}')
+    notice = Notice(uuid.uuid4().hex, STORE, "notification", "accepted", '{"x": "\\u0000"}')
     tallies = {(STORE, "vtex"): Tally(received=3, quarantined=1, ignored=1, accepted=1)}
     asks = [Ask(STORE, "price", "7", "vtex")]
     with books.pool.connection() as db:
