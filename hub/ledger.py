@@ -201,13 +201,13 @@ def enqueue_parameters(
         )
     return (
         *notice_parameters(notices),
-        _plain(ask.store for ask in wanted),
-        _plain(ask.context for ask in wanted),
+        _numbers([ask.store for ask in wanted]),
+        _plain([ask.context for ask in wanted]),
         _texts([ask.key for ask in wanted]),
-        _plain(int(ask.urgency) for ask in wanted),
-        _plain(ask.heard for ask in wanted),
-        _plain(ask.store for ask in other),
-        _plain(ask.context for ask in other),
+        _numbers([ask.urgency for ask in wanted]),
+        _numbers([ask.heard for ask in wanted]),
+        _numbers([ask.store for ask in other]),
+        _plain([ask.context for ask in other]),
         _texts([ask.key for ask in other]),
         _texts([ask.source for ask in other]),
         slot,
@@ -217,17 +217,18 @@ def enqueue_parameters(
 
 def notice_parameters(notices: Sequence[Notice]) -> tuple[Any, ...]:
     """Parameters of `NOTICES_ONCE`, and the first ones of `NOTICES_AND_ENQUEUE`."""
-    bodies = "\x1e".join(notice.body for notice in notices)
-    if bodies.count("\x1e") >= max(1, len(notices)):
+    ids, stores, kinds, fates, bodies, keys, times = zip(*notices, strict=True) if notices else [()] * 7
+    joined = "\x1e".join(bodies)
+    if joined.count("\x1e") >= max(1, len(notices)):
         raise StorageRefused("a body holds a raw record separator, which no JSON does")
     return (
-        _plain(notice.id for notice in notices),
-        _plain("NULL" if notice.store is None else notice.store for notice in notices),
-        _plain(notice.kind for notice in notices),
-        _plain(notice.fate for notice in notices),
-        _texts([notice.key for notice in notices]),
-        bodies,
-        _plain("NULL" if notice.at is None else notice.at for notice in notices),
+        _plain(ids),
+        _numbers(stores),
+        _plain(kinds),
+        _plain(fates),
+        _texts(keys),
+        joined,
+        _numbers(times),
     )
 
 
@@ -235,22 +236,25 @@ def notice_parameters(notices: Sequence[Notice]) -> tuple[Any, ...]:
 # regular expression, 30 µs for one body.
 
 
-def _plain(values: Iterable[int | bool | str]) -> str:
-    """An array's literal of what needs no quotes: numbers, flags, words of our own."""
-    return f"{{{','.join(map(str, values))}}}"
+def _plain(words: Sequence[str]) -> str:
+    """An array's literal of what needs no quotes: words of our own."""
+    return f"{{{','.join(words)}}}"
+
+
+def _numbers(values: Iterable[int | bool | None]) -> str:
+    """An array's literal of numbers or flags."""
+    return f"{{{','.join(['NULL' if value is None else f'{value:d}' for value in values])}}}"
 
 
 def _texts(values: Sequence[str | None]) -> str:
     """An array's literal of any texts."""
+    if None not in values and "" not in values and (whole := "".join(values)).isdigit() and whole.isascii():  # type: ignore[arg-type]  # no None in it
+        return f"{{{','.join(values)}}}"  # type: ignore[arg-type]  # as above
     return f"{{{','.join(map(_quoted, values))}}}"
 
 
 def _quoted(text: str | None) -> str:
-    if text is None:
-        return "NULL"
-    if text.isdigit() and text.isascii():
-        return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return "NULL" if text is None else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 # Rows are picked, locked and then updated by their key, never by their place: a row that somebody moved between the

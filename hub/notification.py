@@ -1,17 +1,17 @@
 """What VTEX said changed: every documented body becomes the same frozen noun, or one error that names all its problems.
 
 Pure. A notification is only a hint: `asks` says which contexts look at the SKU again, and they read VTEX themselves.
-A pydantic model reads the body: 6 µs each, where the same checks by hand took 9.
+pydantic's core reads the fields, without a model around it: 2 µs less each; the same checks by hand took longer still.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import from_json
+from pydantic_core import SchemaValidator, ValidationError, from_json
+from pydantic_core.core_schema import bool_schema, int_schema, str_schema, typed_dict_field, typed_dict_schema
 
 from hub.errors import BadInput, Problem
 from hub.model import LARGEST_ID, Urgency
@@ -179,19 +179,20 @@ def _read(
     tree: dict[str, Any], raw: str, where: str, *, account: str, affiliate: str, problems: list[Problem]
 ) -> Notification | None:
     try:
-        body = _Body.model_validate(_in_our_names(tree))
+        body = _BODY.validate_python(_in_our_names(tree))
     except ValidationError as refused:
         problems.extend(_told(error["loc"][0], tree, where) for error in refused.errors(include_url=False))
         return None
+    told = body.get
     return Notification(
-        sku_id=str(body.sku_id),
-        account=plain_account(body.account or account),
-        affiliate=(body.affiliate or affiliate).strip().upper(),
-        is_active=body.is_active,
-        stock_modified=body.stock_modified,
-        price_modified=body.price_modified,
-        sku_modified=body.sku_modified,
-        removed=body.removed,
+        sku_id=str(body["sku_id"]),
+        account=plain_account(told("account") or account),
+        affiliate=(told("affiliate") or affiliate).strip().upper(),
+        is_active=told("is_active"),
+        stock_modified=told("stock_modified", False),
+        price_modified=told("price_modified", False),
+        sku_modified=told("sku_modified", False),
+        removed=told("removed", False),
         raw=raw,
     )
 
@@ -206,17 +207,20 @@ def _told(name: str | int, tree: dict[str, Any], where: str) -> Problem:
     return _problem(where + " and ".join(given), found, fix)
 
 
-class _Body(BaseModel):
-    """The body of one notification under our own names."""
-
-    sku_id: Annotated[int, Field(ge=1, le=LARGEST_ID)]
-    account: str = ""
-    affiliate: str = ""
-    is_active: bool | None = None
-    stock_modified: bool = False
-    price_modified: bool = False
-    sku_modified: bool = False
-    removed: bool = False
+# The body of one notification under our own names; what is not there stays away.
+_BODY: Final = SchemaValidator(
+    typed_dict_schema(
+        {
+            "sku_id": typed_dict_field(int_schema(ge=1, le=LARGEST_ID), required=True),
+            "account": typed_dict_field(str_schema(), required=False),
+            "affiliate": typed_dict_field(str_schema(), required=False),
+        }
+        | {
+            flag: typed_dict_field(bool_schema(), required=False)
+            for flag in ("is_active", "stock_modified", "price_modified", "sku_modified", "removed")
+        }
+    )
+)
 
 
 def _in_our_names(tree: dict[str, Any]) -> dict[str, Any]:
