@@ -14,7 +14,6 @@ import json
 import logging
 import random
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
