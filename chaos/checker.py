@@ -80,21 +80,26 @@ def before_healing(evidence: Evidence) -> list[Violation]:
     """What may not be there even before a healing sweep has looked at every SKU once more.
 
     Only what the peers themselves took away may be wrong then: a notification that VTEX lost or that was not answered
-    200, after which the SKU was not read; a read that was stale, and was the last one; a write that the marketplace
-    answered as done, did not do, and that nothing followed. The hub may still be recovering, so that what is pending
-    may be as old as a recovery takes.
+    200, after which one of the SKU's contexts was not asked; a read that was stale, and was the last one; a write that
+    the marketplace answered as done, did not do, and that nothing followed. The hub may still be recovering, so that
+    what is pending may be as old as a recovery takes.
     """
     young = replace(evidence, ended=evidence.ended - RECOVERY_SECONDS + PATIENCE)
     stores = {store.slug: store for store in evidence.stores}
     return [one for one in violations(young) if one.law != "shown" or not _taken_away(stores[one.store], one.key)]
 
 
+OFFERED = ("catalog", "price", "stock")
+
+
 def _taken_away(store: Store, sku: str) -> bool:
     """Can the peers alone be why this SKU is shown otherwise?"""
     reads = sorted((one for one in store.served if one.sku == sku), key=lambda one: one.at)
-    read = reads[-1].at if reads else 0.0
+    # What was lost may have been about the price alone, and a read for the stock brings no price to the marketplace.
+    mine = [row for row in store.rows if row.key == sku and row.context in OFFERED]
+    heard = min((row.answered_at for row in mine if row.answered_at), default=reads[-1].at if reads else 0.0)
     told = [post for post in store.posts if post.kind == "notification" and post.key == sku]
-    unheard = any(post.status != 200 and post.at > read for post in told)
+    unheard = any(post.status != 200 and post.at > heard for post in told)
     last = {one.operation: one for one in reads}
     stale = any(one.stale for one in last.values())
     wrote = {one.field: one.arrived for one in store.wrote if one.sku == sku and one.by not in NOBODYS}

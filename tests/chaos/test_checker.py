@@ -430,9 +430,20 @@ def test_the_stock_rule_written_anew_agrees_with_the_hubs(rules: dict[str, objec
 
 STALE = replace(offered(60.0, price=900), stale=True)
 WRONG = with_listed(price=990)
+
+
+def with_rows_of_one(post: Post, answered: dict[str, float]) -> Evidence:
+    (store,) = with_post(post).stores
+    rows = [replace(r, answered_at=answered[r.context]) if r.key == "1" else r for r in store.rows]
+    return with_store(posts=store.posts, rows=tuple(rows))
+
+
 TAKEN_AWAY: dict[str, Evidence] = {
     "VTEX lost the notification": with_post(Post(70.0, "notification", "1", -1, "vtex")),
     "nobody answered the notification": with_post(Post(70.0, "notification", "1", 0, "vtex")),
+    "what was lost was about another context than what was asked afterwards": with_rows_of_one(
+        Post(70.0, "notification", "1", -1, "vtex"), {"catalog": 80.0, "price": 60.0, "stock": 80.0}
+    ),
     "the last read was stale": with_store(served=(*CLEAN_STORE.served, STALE)),
     "the marketplace lied about the price": with_store(lies=(Lie(70.0, "price_put", "1"),)),
     "the marketplace lied about a feed": with_store(lies=(Lie(70.0, "feed_submit", "1"),)),
@@ -454,6 +465,9 @@ def test_what_the_peers_took_away_may_be_wrong_before_the_healing_sweep_only(nam
 NOT_TAKEN_AWAY: dict[str, Evidence] = {
     "nothing was taken away": CLEAN,
     "it was lost, and the SKU was read afterwards": with_post(Post(15.0, "notification", "1", -1, "vtex")),
+    "it was lost, and every context was asked afterwards": with_rows_of_one(
+        Post(70.0, "notification", "1", -1, "vtex"), {"catalog": 80.0, "price": 81.0, "stock": 80.0}
+    ),
     "it was another SKU's": with_post(Post(70.0, "notification", "2", -1, "vtex")),
     "a read was stale, and not the last": with_store(served=(*CLEAN_STORE.served, STALE, offered(61.0))),
     "the marketplace lied about the stock": with_store(lies=(Lie(11.9, "stock_put", "1"),)),
