@@ -279,14 +279,14 @@ def read_after(_: Evidence, store: Store) -> Iterator[Violation]:
     read will do. What is not shown (blocked, parked on a mapping) has nothing to be agreed with.
     """
     active = {one.sku for one in store.listed if one.state == "active"}
-    stuck = {row.key for row in store.rows if row.status in ("dead", "refused")}
+    active -= {row.key for row in store.rows if row.status in ("dead", "refused")}
     last: dict[tuple[str, str], float] = defaultdict(float)
     for served in store.served:
         for operation in (served.operation, "any"):
             last[served.sku, operation] = max(last[served.sku, operation], served.at)
     announced: dict[tuple[str, str], float] = defaultdict(float)
     for post in store.posts:
-        if post.kind == "notification" and post.status == 200 and post.key in active - stuck:
+        if post.kind == "notification" and post.status == 200 and post.key in active:
             for operation in _asks(post):
                 announced[post.key, operation] = max(announced[post.key, operation], post.at)
     for (sku, operation), when in sorted(announced.items()):

@@ -52,16 +52,10 @@ from chaos.evidence import (
 from hub.settings import Settings
 from hub.simulators.control import VtexControl
 from hub.simulators.marketplace_control import MarketplaceControl
-from hub.simulators.marketplace_world import DELIVERIES_KEPT, HISTORY_KEPT
+from hub.simulators.marketplace_world import DELIVERIES_KEPT, HISTORY_KEPT, LIES_KEPT
 from hub.simulators.vtex import SERVED_KEPT
 
 EVERYTHING = 10**9
-WRITES = (
-    "listing_create", "listing_put", "price_put", "stock_put", "listing_deactivate", "listing_activate",
-    "feed_submit", "offer_put", "offer_delete",
-)  # fmt: skip
-"""Everything that changes a listing."""
-
 LISTENING_SECONDS = 3.0
 """How long Valkey is listened to: every consumer asks for its queues at least once a second."""
 
@@ -149,7 +143,7 @@ class Witness:
             "listed": listed,
             "wrote": self._wrote(seller),
             "listing_calls": self._listing_calls(seller, skus) if profile == "sync" else (),
-            "lies": self._lies(seller, skus),
+            "lies": self._lies(seller),
             "placed": tuple(
                 PlacedOrder(one.id, one.status, one.vtex_order_id) for one in self.marketplace.orders(seller).values()
             ),
@@ -300,19 +294,11 @@ class Witness:
                 calls.append(ListingCall(at, operation, sku, entry.status, fault=entry.fault))
         return tuple(sorted(calls, key=lambda call: call.at))
 
-    def _lies(self, seller: str, skus: Mapping[str, str]) -> tuple[Lie, ...]:
+    def _lies(self, seller: str) -> tuple[Lie, ...]:
         """Writes that were answered as done and not done; those of a feed one by one."""
-        lies = []
-        for operation in WRITES:
-            for entry in self.marketplace.journal(account=seller, operation=operation, limit=EVERYTHING):
-                if entry.fault != "lie":
-                    continue
-                parts = entry.path.split("/")
-                named = parts[4] if len(parts) > 4 else ""
-                found = [str(_tree(line).get("sku", "")) for line in entry.body.splitlines()] if not named else [named]
-                at = _seconds(entry.at) - entry.seconds
-                lies += [Lie(at, operation, skus.get(sku, sku)) for sku in found if sku]
-        return tuple(sorted(lies, key=lambda lie: lie.at))
+        told = self.marketplace.lies(seller)
+        self._complete(f"{seller}: lies", len(told) < LIES_KEPT)
+        return tuple(Lie(_seconds(at), operation, sku) for at, operation, sku in told)
 
     def _deliveries(self, seller: str) -> list[Post]:
         told = self.marketplace.deliveries(seller)

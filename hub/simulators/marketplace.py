@@ -52,7 +52,7 @@ Control, below `/_control` (the hub never calls it; `marketplace_control.Marketp
 
     POST/GET /accounts · GET/PATCH/DELETE /accounts/{a} · POST /accounts/{a}/credentials {"action"} · POST
     /accounts/{a}/outage {"mode", "seconds"} · GET /accounts/{a}/shown · GET/PATCH /accounts/{a}/shown/{sku} · GET
-    /accounts/{a}/history · POST /accounts/{a}/sku-faults · POST /accounts/{a}/acceptance · POST/GET
+    /accounts/{a}/history, /accounts/{a}/lies · POST /accounts/{a}/sku-faults · POST /accounts/{a}/acceptance · POST/GET
     /accounts/{a}/orders · POST /accounts/{a}/orders/{id}/status · POST /accounts/{a}/events · GET
     /accounts/{a}/deliveries · POST /clock {"advance"} · POST /reset · and /faults, /limits, /journal, /calls as in
     `hub.simulators.faults`.
@@ -1064,6 +1064,11 @@ class Control:
         rows = [{"sku": record.sku, **_change(change)} for record in records for change in record.history]
         return JSONResponse(sorted(rows, key=operator.itemgetter("number")))
 
+    async def lies(self, request: Request) -> Response:
+        """Every write that was answered as done and was not."""
+        told = self._of(request).lies
+        return JSONResponse([{"at": at.isoformat(), "operation": what, "sku": sku} for at, what, sku in told])
+
     async def drift(self, request: Request) -> Response:
         """Change by hand what a SKU shows."""
         account, body = self._of(request), await _wanted(request, DriftBody)
@@ -1171,6 +1176,7 @@ class Control:
             ("GET", f"{of}/shown/{{sku}}", self.shown_sku),
             ("PATCH", f"{of}/shown/{{sku}}", self.drift),
             ("GET", f"{of}/history", self.history),
+            ("GET", f"{of}/lies", self.lies),
             ("POST", f"{of}/sku-faults", self.sku_fault),
             ("POST", f"{of}/acceptance", self.acceptance),
             ("POST", f"{of}/orders", self.place),

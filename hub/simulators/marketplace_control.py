@@ -261,6 +261,10 @@ class MarketplaceControl:
         rows = self._call("GET", f"/accounts/{name}/history")
         return [(row.pop("sku"), ShownValue(**row)) for row in rows]
 
+    def lies(self, name: str) -> list[tuple[str, str, str]]:
+        """Every write that was answered as done and was not: when it came in (ISO 8601), operation, SKU."""
+        return [(one["at"], one["operation"], one["sku"]) for one in self._call("GET", f"/accounts/{name}/lies")]
+
     def counters(self, name: str) -> Mapping[str, int]:
         """What the account counted: creates, content_writes, price_writes, stock_writes, refused, feeds, …"""
         return self.account(name).counters

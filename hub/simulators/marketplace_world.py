@@ -20,6 +20,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+LIES_KEPT = 100_000  # writes answered as done and not done, remembered per account
 HISTORY_KEPT = 2_000  # changes remembered per SKU
 DELIVERIES_KEPT = 5_000  # webhook deliveries remembered per account
 PREFIXES = {"sync": "SYN", "lot": "LOT", "full-replace": "FUL"}
@@ -425,6 +426,7 @@ class Account:
         self.sku_faults: dict[str, SkuFault] = {}
         self.outage: Outage | None = None
         self.arrived: datetime | None = None  # of the request that is being answered just now
+        self.lies: deque[tuple[datetime, str, str]] = deque(maxlen=LIES_KEPT)  # when, operation, SKU
         self.client_id = f"client-{name}"
         self.client_secret = world.secret("client")
         self.token = token or world.secret("access")
@@ -742,6 +744,7 @@ class Account:
             applies_at=at,
         )
         if pretend:
+            self._lie(by, sku)
             return listing
         record = self.record(sku)
         record.creates += 1
@@ -760,6 +763,7 @@ class Account:
     ) -> None:
         """Write values into a listing; they show after the account's slow apply."""
         if pretend:
+            self._lie(by, listing.sku)
             return
         asked = self._asked()
         names = frozenset(changes)
@@ -779,6 +783,7 @@ class Account:
         if listing.state in (State.PENDING, State.REJECTED):
             raise Refusal(409, "not_accepted", "the listing is not accepted")
         if pretend:
+            self._lie(by, listing.sku)
             return
         asked = self._asked()
         record = self.record(listing.sku)
@@ -796,6 +801,7 @@ class Account:
     def delete(self, listing: Listing, by: str, *, at: datetime | None = None, pretend: bool = False) -> None:
         """Take a listing away for good."""
         if pretend:
+            self._lie(by, listing.sku)
             return
         asked = self._asked()
         record = self.record(listing.sku)
@@ -808,6 +814,9 @@ class Account:
                 self._note(listing, "state", State.ABSENT.value, by, at=due, asked=asked)
 
         self._later(listing, at or self.world.now(), apply)
+
+    def _lie(self, operation: str, sku: str) -> None:
+        self.lies.append((self._asked(), operation, sku))
 
     def drift(self, listing: Listing, changes: Changes) -> None:
         """Change what is shown behind the seller's back; counts as nobody's write."""
@@ -870,6 +879,8 @@ class Account:
         starts = now + timedelta(seconds=dials.feed_delay / 2)
         feed = Feed(f"FEED-{self.world.number():08d}", kind, reference, lines, self._asked(), starts, ends)
         if pretend:
+            for line in lines:
+                self._lie("feed_submit", _sku_of(line))
             return feed
         if dials.fatal_feeds:
             feed.fatal = "the feed could not be read"
@@ -1044,6 +1055,15 @@ class Account:
         if not order.acknowledgements:
             order.acknowledgements.append((vtex_order_id, self.world.now()))
             self.counters["acknowledgements"] += 1
+
+
+def _sku_of(line: bytes) -> str:
+    """The SKU that one record of a feed names; empty when it names none."""
+    try:
+        body = json.loads(line)
+    except ValueError:
+        return ""
+    return str(body.get("sku", "")) if isinstance(body, dict) else ""
 
 
 def is_ean13(text: str) -> bool:

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 import requests
 
-from chaos.checker import Violation, violations
+from chaos.checker import Violation, before_healing, violations
 from chaos.evidence import Post
 from chaos.witness import Witness
 from hub import mappings
@@ -239,3 +239,23 @@ def test_a_broken_law_makes_the_checker_cry(cell: Cell, name: str) -> None:
 def test_the_same_story_without_the_double_is_clean(cell: Cell, name: str) -> None:
     story, _, _ = STORIES[name]
     assert story(cell, ()) == []
+
+
+@pytest.mark.parametrize(
+    ("marketplace", "operation"), [("sandbox-sync", "stock_put"), ("sandbox-replace", "offer_put")]
+)
+def test_a_lie_of_the_marketplace_is_wrong_in_the_end_and_excused_before_the_healing_sweep(
+    cell: Cell, marketplace: str, operation: str
+) -> None:
+    with mill(cell) as worker:
+        shop = cell.shop(marketplace, settings={"look_again": [60.0]})
+        (sku,) = shop.grow(1, notify=True)
+        answered(cell, shop, 1)
+        worker.quiet(shop)
+        cell.marketplace.fault("lie", operation=operation, account=shop.slug, count=1)
+        shop.change(sku, stock=5)
+        answered(cell, shop, 2)
+        worker.quiet(shop)
+        evidence = Witness(cell.settings, cell.vtex, cell.marketplace).evidence(slugs=[shop.slug], queues=False)
+        assert laws(violations(evidence)) == {"shown"}
+        assert before_healing(evidence) == []
