@@ -14,30 +14,35 @@ from hub.ledger import Ledger, Pair, Settled
 from hub.model import Ask, Claim
 from hub.outcome import Ending, NextRow
 
+OFFER = ("price", "stock")
+
 
 class Killed(BaseException):
     """The process ended here, without a word."""
 
 
 class Dies(Ledger):
-    """What befalls a process: it is killed before it settles, and nobody gives its leases back."""
+    """What befalls a process: it is killed before it settles an offer, and nobody gives its leases back."""
 
     def settle(self, claim: Claim, settled: Sequence[tuple[Ending, NextRow]]) -> Settled:
-        raise Killed
+        if claim.context in OFFER:
+            raise Killed
+        return super().settle(claim, settled)  # the first poll of a new store may come before
 
     def leave(self) -> None:
         """A killed process says nothing."""
 
 
 class Stalls(Ledger):
-    """What befalls a process: it is stopped before it settles, and goes on much later as if nothing had happened."""
+    """What befalls a process: it is stopped before it settles an offer, and goes on much later as if nothing were."""
 
     reached: threading.Event
     go_on: threading.Event
 
     def settle(self, claim: Claim, settled: Sequence[tuple[Ending, NextRow]]) -> Settled:
-        self.reached.set()
-        self.go_on.wait(60)
+        if claim.context in OFFER:
+            self.reached.set()
+            self.go_on.wait(60)
         return super().settle(claim, settled)
 
     def beat(self, seconds: float) -> bool:
