@@ -22,7 +22,7 @@ Pool = ConnectionPool[Connection[tuple[Any, ...]]]
 # ---------------------------------------------------------------- queues
 
 
-FEW = 5_000
+FEW = 2_000
 """Scheduled, failing or dead rows that are counted for whoever looks; beyond, the sweep's last count is told."""
 
 COUNT_SECONDS = 60.0
@@ -80,6 +80,7 @@ from (
 
 _KEPT = "select store, context, later, waiting, parked, refused, failing, dead from backlogs"
 
+# Each part has one row at most for a store and context: the largest is the sum, and cheaper.
 _BACKLOG = """
 with found as (
   select store, context, count(*) as pending, extract(epoch from now() - min(pending_since))::float8 as oldest,
@@ -97,9 +98,8 @@ with found as (
   union all
   select store, context, 0, null, 0, 0, later, waiting, parked, refused, failing, dead from ({lying}) lying
 )
-select t.slug, f.context, sum(pending)::int8, max(oldest), sum(held)::int8, sum(late)::int8, sum(later)::int8,
-       sum(waiting)::int8, sum(parked)::int8, sum(refused)::int8, sum(failing)::int8, sum(dead)::int8,
-       %(counted)s::float8
+select t.slug, f.context, max(pending), max(oldest), max(held), max(late), max(later), max(waiting), max(parked),
+       max(refused), max(failing), max(dead), %(counted)s::float8
 from found f join stores t on t.id = f.store
 where t.status <> 'removed' and (%(store)s::int is null or f.store = %(store)s)
 group by 1, 2 order by 1, 2

@@ -458,8 +458,11 @@ class Peer:
         if exchange.status != 308:
             return exchange
         before = self._host + asked.target
-        after = urljoin(before, exchange.headers.get("Location", ""))
-        address = urlsplit(after)
+        try:
+            after = urljoin(before, exchange.headers.get("Location", ""))
+            address = urlsplit(after)
+        except ValueError:
+            return _Exchange(lost="redirected to what is no address", sent=False)
         if f"{address.scheme}://{address.netloc}" != self._host or after == before:
             return _Exchange(lost="redirected to another host", sent=False)
         return self._over_the_wire(replace(asked, target=after[len(self._host) :]))
@@ -607,7 +610,7 @@ def _decoded(headers: Mapping[str, str], body: bytes) -> str:
     found = re.search(r"charset=[\"']?([\w.:-]+)", headers.get("Content-Type", ""))
     try:
         return body.decode(found[1] if found else "utf-8", errors="replace")
-    except LookupError:
+    except (LookupError, ValueError):  # no such charset; or one of Python's own that raises whatever it is told
         return body.decode("utf-8", errors="replace")
 
 

@@ -64,7 +64,7 @@ def explain(
 
     if language not in LANGUAGES:
         refuse("--language", language, f"use one of {', '.join(LANGUAGES)}")
-    (sku,) = _sku_ids([sku])
+    (sku,) = sku_ids([sku])
     with desk.opened() as at:
         found = at.store(store)
         told = explained(
@@ -158,7 +158,7 @@ def resend(
     for name in context or ():
         if name not in CONTEXTS:
             refuse("--context", name, f"use one of {', '.join(CONTEXTS)}")
-    sku = _sku_ids(sku)
+    sku = sku_ids(sku)
     contexts = tuple(context or CONTEXTS)
     with desk.opened() as at:
         found = at.store(store)
@@ -170,7 +170,7 @@ def resend(
     tell({"store": store, "skus": sku, "contexts": contexts, "changed": not dry_run}, said)
 
 
-def _sku_ids(given: Sequence[str]) -> list[str]:
+def sku_ids(given: Sequence[str]) -> list[str]:
     """These SKU ids as VTEX writes them. `BadInput` with every one that can be none, by the intake's rule."""
     ids = [(text, vtex_id(text)) for text in given]
     fix = f"write a VTEX SKU id: a whole number from 1 to {LARGEST_ID}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hub.cli import desk
+from hub.cli.catalogue import sku_ids
 from hub.cli.talk import (
     MISSING,
     PROBLEMS,
@@ -98,6 +99,7 @@ def start(
     """Start a load and follow it. It goes on by itself when you leave, and from where it was after a stop."""
     from hub import loads
 
+    skus = tuple(sku_ids(sku or ()))
     with desk.opened() as at:
         found = at.store(store)
         if found.status != "active":
@@ -107,7 +109,7 @@ def start(
         if dry_run:
             tell({"store": store, "started": False}, f"{store}: the load may start; nothing was changed")
             return
-        run = loads.start(at.pool, found.id, who=who(), why=reason, skus=tuple(sku or ()), page_size=page_size)
+        run = loads.start(at.pool, found.id, who=who(), why=reason, skus=skus, page_size=page_size)
         at.wake(store, "load")
         say(f"load {run} of {store} has started; it goes on without this terminal: hub load watch {store}")
         _followed(at, run, follow=follow)

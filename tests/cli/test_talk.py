@@ -115,6 +115,7 @@ def test_a_key_is_made_where_the_environment_says(env: dict[str, str], tmp_path:
         (["sku", "resend", "x", "1", "0"], "SKU is '0': write a VTEX SKU id"),
         (["sku", "resend", "x", "--", "-5"], "SKU is '-5': write a VTEX SKU id"),
         (["sku", "resend", "x", "2147483648"], "SKU is '2147483648': write a VTEX SKU id"),
+        (["load", "start", "x", "--sku", "1", "--sku", "1e5"], "SKU is '1e5': write a VTEX SKU id"),
         (["mappings", "import", "x", "/nowhere.csv"], "FILE is '/nowhere.csv': cannot be read (No such file"),
     ],
 )

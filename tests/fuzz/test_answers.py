@@ -1,0 +1,325 @@
+"""A peer may answer any bytes, status, header or JSON: its caller gets an answer or an error of the hub, in time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hub.circuits import StandardPatience
+from hub.errors import HubError
+from hub.marketplaces import Account, adapter
+from hub.model import Action, Price, Record
+from hub.ports import CartItem
+from hub.transport import Calling, Transport, calling
+from hub.vtex import VtexStore
+from tests.contract.rigs import Held, Vault
+from tests.fuzz import EXAMPLES
+from tests.transport.peer import Peer, answer
+from tests.vtex.test_parsing import PRODUCT
+from tests.vtex.test_parsing import answer as simulation
+
+TOTAL = 1.0
+
+quick = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+_numbers = itertools.count(1)
+
+
+class Way:
+    """One transport and one peer, and doors to it that nobody has used: neither held back nor given up."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.transport = Transport(None, "fuzz", StandardPatience())
+
+    def door(self, side: Any = "vtex") -> Any:
+        number = next(_numbers)
+        return self.transport.peer(
+            f"s{number}", side, self.peer.url, account=f"{side}:{number}", total=TOTAL, connect=TOTAL
+        )
+
+    def vtex(self) -> VtexStore:
+        return VtexStore(
+            peer=self.door(), account="acme", affiliate="MKT", sales_channel=1, hub_url="https://hub.example/n/t"
+        )
+
+    def marketplace(self, name: str) -> Any:
+        vault = Vault(Held(1, {"token": "synthetic", "refresh_token": "r", "client_id": "c", "client_secret": "s"}))
+        return adapter(name).connect(
+            Account(
+                store="s",
+                base_url=self.peer.url,
+                credentials=vault.held,
+                peer=self.door("marketplace"),
+                renew=vault.renew,
+            )
+        )
+
+
+@pytest.fixture(scope="module")
+def way() -> Iterator[Way]:
+    with Peer() as peer:
+        made = Way(peer)
+        yield made
+        made.transport.close()
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    """What the call gives, or one of the hub's errors: anything else is let through and fails the test."""
+    token = calling.set(Calling("s", "stock", key="1"))
+    began = time.monotonic()
+    try:
+        return call()
+    except HubError as error:
+        return error
+    finally:
+        calling.reset(token)
+        assert time.monotonic() - began < 6 * TOTAL, "the call outlasted its deadline"
+
+
+header_names = st.sampled_from(
+    [
+        *("Content-Type", "Content-Length", "Transfer-Encoding", "Content-Encoding", "Connection", "Location"),
+        *("Retry-After", "Date", "Ratelimit-Remaining", "Ratelimit-Reset", "X-RateLimit-Remaining"),
+        *("X-RateLimit-Reset", "Set-Cookie", "X-A"),
+    ]
+)
+header_values = st.one_of(
+    st.sampled_from(
+        [
+            *("0", "-1", "1", "99999999999999999999", "1e400", "nan", "chunked", "gzip", "deflate", "br", "zstd"),
+            *("gzip, gzip", "identity", "close", "application/json", "text/html; charset=undefined"),
+            *("text/plain; charset=idna", "text/plain; charset=unicode_escape", "a; charset=punycode"),
+            *("text/plain; charset=utf-16", "text/plain; charset=hex", "http://[", "//", "http://[::1", "/x\\y", "?"),
+            *("Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 01 Jan 99999 00:00:00 GMT", "Mon, 30 Feb 2026 25:61:61 -9999"),
+        ]
+    ),
+    st.text(max_size=40),
+)
+statuses = st.one_of(
+    st.sampled_from([200, 201, 204, 206, 301, 302, 304, 308, 400, 401, 403, 404, 408, 409, 412, 422, 429, 500, 503]),
+    st.integers(0, 999),
+)
+
+# JSON as any author might write it: numbers without end, texts that PostgreSQL or UTF-8 refuse, doubled and odd keys.
+atoms = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from(
+        ["1e999", "-1e999", "10000000000000000000000000000", "-0", "1E-400", "99999999999999999999.99", "0.005"]
+    ).map(json.loads),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=12),
+    st.sampled_from(
+        ["", "\0", "\ud800", "2026-01-01T00:00:00Z", "99999-01-01T00:00:00Z", "NaN", "1e5", "-1", "x" * 99]
+    ),
+)
+
+
+def trees(words: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
+    """Trees in which the words stand as keys."""
+    keys = st.one_of(words, st.text(max_size=5))
+    return st.recursive(
+        atoms, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=8), max_leaves=25
+    )
+
+
+VTEX_WORDS = st.sampled_from(
+    [
+        *("Id", "ProductId", "IsActive", "NameComplete", "ProductName", "SalesChannels", "ProductCategories"),
+        *("ProductCategoryIds", "Images", "ImageUrl", "AlternateIds", "Ean", "RefId", "SkuSpecifications", "Dimension"),
+        *("ProductSpecifications", "FieldName", "FieldValues", "IsProductActive", "BrandName", "CategoriesFullPath"),
+        *("items", "id", "requestIndex", "price", "listPrice", "sellingPrice", "quantity", "availability"),
+        *("logisticsInfo", "itemIndex", "stockBalance", "slas", "messages", "code", "text", "status", "value"),
+        *("priceDefinition", "calculatedSellingPrice", "total", "orderId", "marketplaceOrderId", "error", "message"),
+        *("fields", "orderStatus", "packageAttachment", "packages", "paymentData", "seller", "unitMultiplier"),
+    ]
+)
+MARKET_WORDS = st.sampled_from(
+    [
+        *("id", "seller_code", "sku", "title", "state", "price", "list_price", "stock", "link", "errors", "code"),
+        *("field", "message", "value", "feed", "feeds", "ticket", "reference", "lines", "line", "status", "records"),
+        *("orders", "order_id", "next", "cursor", "updated_at", "items", "quantity", "discount", "total", "customer"),
+        *("address", "shipping", "paid", "currency", "categories", "children", "name", "leaf", "token"),
+        *("refresh_token", "expires_in", "listings", "items", "amount", "problems", "attributes"),
+    ]
+)
+
+
+def places(tree: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value of a tree."""
+    yield above
+    for name, inner in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        yield from places(inner, (*above, name))
+
+
+def spoilt(tree: Any, way: tuple[Any, ...], found: Any) -> Any:
+    """The tree with another value at one place."""
+    if not way:
+        return found
+    copy = tree.copy()
+    copy[way[0]] = spoilt(tree[way[0]], way[1:], found)
+    return copy
+
+
+@st.composite
+def nearly(draw: st.DrawFn, good: list[Any]) -> Any:
+    """A right answer in which up to three values are anything."""
+    tree = draw(st.sampled_from(good))
+    for _ in range(draw(st.integers(1, 3))):
+        tree = spoilt(tree, draw(st.sampled_from(list(places(tree)))), draw(atoms | trees(st.text(max_size=3))))
+    return tree
+
+
+VTEX_GOOD: list[Any] = [
+    PRODUCT,
+    simulation({"id": "13", "requestIndex": 0, "price": 9990, "listPrice": 12990, "availability": "available"}),
+    {"orderId": "MKT-1", "marketplaceOrderId": "1", "status": "handling", "value": 9990},
+    {"id": "MKT", "name": "Market", "salesChannelId": 1, "searchURIEndpoint": "https://hub.example", "isActive": True},
+    {"Id": 1, "Name": "Main", "IsActive": True, "CountryCode": "BRA", "CurrencyCode": "BRL", "TimeZone": "x"},
+    {"success": False, "errors": [{"source": "1", "code": "FMT007", "message": "no such SKU"}], "fields": []},
+    [13, 14, 15],
+]
+MARKET_GOOD: list[Any] = [
+    json.loads(file.read_text(encoding="utf-8")).get("body") or {}
+    for file in sorted((Path(__file__).resolve().parent.parent / "recorded" / "sandbox").glob("*.json"))
+]
+
+
+def raw_answer(status: int, headers: list[tuple[str, str]], body: bytes, *, first: bytes | None = None) -> bytes:
+    """An answer as it goes over the wire, right or wrong."""
+    line = first if first is not None else f"HTTP/1.1 {status} Said".encode()
+    told = b"".join(
+        f"{name}: {value}".replace("\r", "").replace("\n", "").encode("utf-8", "replace") + b"\r\n"
+        for name, value in headers
+    )
+    return line + b"\r\n" + told + b"\r\n" + body
+
+
+def ending(raw: bytes) -> Any:
+    """Says this, then hangs up."""
+
+    def behave(connection: Any, _: Any) -> None:
+        connection.sendall(raw)
+        connection.close()
+
+    return behave
+
+
+raw_answers = st.builds(
+    raw_answer,
+    statuses,
+    st.lists(st.tuples(header_names, header_values), max_size=5),
+    st.binary(max_size=200) | st.sampled_from([b"[" * 50_000, b"1" * 6_000, b"{}", b'{"a":1e999}', b"\xff\xfe{}"]),
+    first=st.none() | st.binary(max_size=30) | st.sampled_from([b"HTTP/1.1", b"HTTP/1.1 abc", b"HTTP/9.9 200 x", b""]),
+)
+
+
+@quick
+@given(raw_answers, st.sampled_from(["read", "create"]))
+def test_any_bytes_are_an_answer_or_an_error_of_the_hub(way: Way, raw: bytes, write: Any) -> None:
+    way.peer.behaviour = ending(raw)
+
+    def call() -> None:
+        got = way.door().request("GET", "/x", operation="x", write=write)
+        got.text.encode("utf-8")  # or nothing could keep it
+        got.excerpt()
+        got.tree()
+        got.json()
+
+    outcome(call)
+
+
+def keepable(found: Any) -> None:
+    """Nothing that PostgreSQL or UTF-8 refuses has come inside."""
+    if isinstance(found, str):
+        found.encode("utf-8")
+        assert "\0" not in found
+    elif isinstance(found, dict):
+        for pair in found.items():
+            keepable(list(pair))
+    elif isinstance(found, list | tuple | set | frozenset):
+        for one in found:
+            keepable(one)
+    elif is_dataclass(found) and not isinstance(found, type):
+        for one in fields(found):
+            keepable(getattr(found, one.name))
+
+
+VTEX_READS: dict[str, Callable[[VtexStore], Any]] = {
+    "product": lambda store: store.product("13"),
+    "simulate": lambda store: store.simulate([CartItem("13"), CartItem("14")]),
+    "sku page": lambda store: store.sku_page(1, 100),
+    "order": lambda store: store.order("MKT-1"),
+    "create order": lambda store: store.create_order({"marketplaceOrderId": "1"}),
+    "approve order": lambda store: store.approve_order("1"),
+    "check": lambda store: store.check(),
+    "affiliate": lambda store: store.affiliate_found(),
+    "channel": lambda store: store.channel_found(),
+}
+
+
+@pytest.mark.parametrize("read", VTEX_READS)
+@quick
+@given(st.sampled_from([200, 200, 200, 400, 404, 409, 422]), trees(VTEX_WORDS) | nearly(VTEX_GOOD))
+def test_any_json_of_vtex_is_read_or_refused(way: Way, read: str, status: int, tree: Any) -> None:
+    way.peer.behaviour = answer(status, json.dumps(tree).encode(), Content_Type="application/json")
+    found = outcome(lambda: VTEX_READS[read](way.vtex()))
+    if not isinstance(found, HubError):
+        keepable(found)
+
+
+MARKET_READS: dict[str, Callable[[Any], Any]] = {
+    "show": lambda market: market.show("13", "MK-13"),
+    "write": lambda market: market.write(Record("13", Action.OFFER, "r", "MK-13", price=Price(1000, 1200))),
+    "lot result": lambda market: market.lot_result("t"),
+    "find lot": lambda market: market.find_lot("r"),
+    "orders": lambda market: market.changed_orders(None),
+    "order": lambda market: market.order("1"),
+    "categories": lambda market: market.categories(),
+    "check": lambda market: market.check(),
+}
+
+
+@pytest.mark.parametrize("read", MARKET_READS)
+@pytest.mark.parametrize("name", ["sandbox-sync", "sandbox-lot"])
+@quick
+@given(st.sampled_from([200, 200, 200, 400, 404, 409, 422]), trees(MARKET_WORDS) | nearly(MARKET_GOOD))
+def test_any_json_of_a_marketplace_is_read_or_refused(way: Way, name: str, read: str, status: int, tree: Any) -> None:
+    way.peer.behaviour = answer(status, json.dumps(tree).encode(), Content_Type="application/json")
+    found = outcome(lambda: MARKET_READS[read](way.marketplace(name)))
+    if not isinstance(found, HubError):
+        keepable(found)
+
+
+@pytest.mark.parametrize("charset", ["undefined", "idna", "punycode", "hex", "unicode_escape", "utf-7", "mbcs"])
+def test_a_charset_that_decodes_nothing_is_read_as_utf_8_or_as_it_can_be(way: Way, charset: str) -> None:
+    way.peer.behaviour = answer(200, b'{"a": "\xff\\q"}', Content_Type=f"application/json; charset={charset}")
+    assert not isinstance(outcome(lambda: way.door().request("GET", "/x", operation="x")), HubError)
+
+
+@pytest.mark.parametrize("place", ["http://[", "http://[::1", "//[", "http://\x7f["])
+def test_a_redirect_to_no_address_is_no_answer(way: Way, place: str) -> None:
+    way.peer.behaviour = ending(raw_answer(308, [("Location", place), ("Content-Length", "0")], b""))
+    found = outcome(lambda: way.door().request("GET", "/x", operation="x"))
+    assert type(found).__name__ == "Unavailable"
+
+
+def test_a_date_of_no_calendar_asks_for_no_wait(way: Way) -> None:
+    told = [("Retry-After", "Mon, 30 Feb 2026 25:61:61 -9999"), ("Content-Length", "2")]
+    way.peer.behaviour = ending(raw_answer(503, told, b"{}"))
+    assert isinstance(outcome(lambda: way.door().request("GET", "/x", operation="x")), HubError)
