@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +20,14 @@ Refused = Callable[[str], None]
 """Told why a request was refused, in the words of the metrics."""
 
 _LOOK_SECONDS: Final = 0.5
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    # Said of a sender that resets its connection while it is answered; strangers must not fill the log with it.
+    return "without completing response" not in record.msg
+
+
+logging.getLogger("uvicorn.error").addFilter(_worth_telling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +93,14 @@ class _BoundedProtocol(HttpToolsProtocol):
                 self._cut_off(431, "head_too_large", "head", f"send at most {self._bounds.head_bytes} bytes of headers")
 
     def send_400_response(self, msg: str) -> None:
-        if not self._cut:  # what follows a refused head is not read at all
-            self._refused("no_http")
+        if self._cut:  # what follows a refused head is not read at all
+            return
+        self._refused("no_http")
+        cycle = self.cycle
+        unanswered = cycle is not None and not cycle.response_complete
+        if self.pipeline or (unanswered and (self._in_head or cycle.response_started)):
+            self._hang_up()  # a 400 now would be read as the answer to a request before this one
+        else:
             super().send_400_response(msg)
 
     def on_headers_complete(self) -> None:
@@ -133,6 +148,10 @@ class _BoundedProtocol(HttpToolsProtocol):
                 + b"\r\n\r\n"
                 + body
             )
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._cut = True
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True  # whoever reads the body learns that there is nobody to answer
             self.cycle.message_event.set()

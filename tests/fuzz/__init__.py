@@ -2,5 +2,5 @@
 
 import os
 
-EXAMPLES = int(os.environ.get("HUB_FUZZ_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("HUB_FUZZ_EXAMPLES", "30"))
 """Cases of each kind; the long run asks for more at a time."""
