@@ -608,10 +608,15 @@ def _bounded(response: urllib3.BaseHTTPResponse) -> bytes | None:
 
 def _decoded(headers: Mapping[str, str], body: bytes) -> str:
     found = re.search(r"charset=[\"']?([\w.:-]+)", headers.get("Content-Type", ""))
+    name = found[1] if found else "utf-8"
     try:
-        return body.decode(found[1] if found else "utf-8", errors="replace")
-    except (LookupError, ValueError):  # no such charset; or one of Python's own that raises whatever it is told
+        return body.decode("utf-8" if _PYTHONS_OWN.fullmatch(name) else name, errors="replace")
+    except (LookupError, ValueError):  # no charset of anybody's
         return body.decode("utf-8", errors="replace")
+
+
+# Codecs that are no charsets: they raise whatever they are told, or warn about what they read.
+_PYTHONS_OWN: Final = re.compile(r"(raw.)?unicode.escape|undefined|idna|punycode", re.IGNORECASE)
 
 
 def _no_number(name: str) -> NoReturn:
