@@ -22,7 +22,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Literal, NoReturn
+from typing import Final, Literal, NoReturn
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 import redis
