@@ -174,6 +174,7 @@ class Bench:
                 p50_ms=percentile(seen.latencies, 0.5),
                 p99_ms=percentile(seen.latencies, 0.99),
             )
+            self._drained()
         self._all_answered(side, seen)
         if ours:
             self._all_stored(first, count)
@@ -203,6 +204,7 @@ class Bench:
                 open_rate=seen.rate,
                 driver_late_ms=seen.late,
             )
+            self._drained()
             if ours and DRAIN:
                 side.note(left=float(self.sql("select count(*) from states where asked > answered")[0][0]))
         self._all_answered(side, seen)
@@ -252,6 +254,10 @@ class Bench:
 
     def _wal(self) -> int:
         return int(self.sql("select pg_current_wal_lsn() - '0/0'::pg_lsn")[0][0])
+
+    def _drained(self) -> None:
+        """What the spool took on a machine too busy for a commit in half a second is in PostgreSQL too."""
+        until(lambda: not list((self.files / "spool").glob("*.spool")), seconds=60, why="the spool is not drained")
 
     @staticmethod
     def _all_answered(side: Side, seen: posting.Posted) -> None:
