@@ -41,6 +41,8 @@ class Loaded:
     calls: Counter[str]
     per_sku: list[float]
     per_call: list[float]
+    busiest: int
+    """Most writes that reached the marketplace within one second, wherever it begins."""
 
     def beside(self, whose: str) -> dict[str, float | str]:
         """What a table shows beside the seconds."""
@@ -106,7 +108,7 @@ def _limited_line(ours: list[Loaded]) -> Line:
         must="≤ 1.05 × the limit",
         passed=spread.median <= 1.05 * limit,
         lower=True,
-        beside=_middle(ours).beside("ours"),
+        beside={"most calls in any second": float(_middle(ours).busiest), **_middle(ours).beside("ours")},
     )
 
 
@@ -194,4 +196,14 @@ def _loaded(whole: Whole, shop: Shop, *, seller: str, seconds: float, cpu: dict[
         Counter(str(call["operation"]) for call in calls),
         [last[sku] - first[sku] for sku in first],
         [call["seconds"] for call in calls],
+        _busiest(sorted(call["begin"] for call in calls if call["operation"] == "offer_put")),
     )
+
+
+def _busiest(moments: list[float]) -> int:
+    most = start = 0
+    for at, moment in enumerate(moments):
+        while moments[start] <= moment - 1.0:
+            start += 1
+        most = max(most, at - start + 1)
+    return most

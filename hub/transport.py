@@ -384,7 +384,7 @@ class Peer:
         who = calling.get(None) or Calling(self.store, "control")
         total = self._total if total is None else total
         name = Name(self.store, self.side, group)
-        told = _Telling(self, name, operation, method, self._redactor.path(path))
+        told = _Telling(self, name, operation, method, path)
         problems = _unsendable(headers or {})
         if problems:
             raise BadInput(problems)
@@ -510,9 +510,9 @@ class Peer:
             self._transport.limits.hold(self.budget.account, group, wait)
         if 200 <= status < 300 or status in BUSINESS:
             seconds = time.monotonic() - told.began
-            unreadable = f"{told.what}: answered {status} with something that is not JSON"
 
             def refuse() -> NoReturn:
+                unreadable = f"{told.what}: answered {status} with something that is not JSON"
                 raise self._no_answer(unreadable, may_be_done and status < 300, status, self._redactor.text(text))
 
             return Answer(status, headers, text, seconds, refuse, self._redactor)
@@ -534,16 +534,25 @@ class Peer:
 
 
 class _Telling:
-    """What will be told of a call; `what` begins its errors."""
+    """What will be told of a call. Its path is redacted when it is told: most calls are not."""
 
     def __init__(self, peer: Peer, name: Name, operation: str, method: str, path: str) -> None:
-        self._peer, self._name, self._method, self._path = peer, name, method, path
+        self._peer, self._name, self._method, self._given = peer, name, method, path
         self.operation = operation
-        self.what = f"{operation} ({method} {path})"
         self.waited = 0.0
         self.began = time.monotonic()
         self.status: int | None = None
         self.size = 0
+
+    @property
+    def path(self) -> str:
+        """Without query and secrets."""
+        return self._peer._redactor.path(self._given)  # noqa: SLF001 – the peer's own other half
+
+    @property
+    def what(self) -> str:
+        """Begins the call's errors."""
+        return f"{self.operation} ({self._method} {self.path})"
 
     def starts(self) -> None:
         """The token is there."""
@@ -559,7 +568,7 @@ class _Telling:
                 *self._name,
                 operation=self.operation,
                 method=self._method,
-                path=self._path,
+                path=self.path,
                 status=self.status,
                 seconds=time.monotonic() - self.began,
                 waited=self.waited,

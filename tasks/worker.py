@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 import warnings
@@ -39,10 +38,6 @@ log = logging.getLogger("hub.worker")
 
 CALLS_AT_ONCE = 32
 """Outgoing calls of one process at the same time."""
-
-TURN = 0.0005
-"""Seconds after which a thread that computes lets another one in. With Python's 5 ms, each of the half dozen times that
-a call comes back from the network it waits behind whoever writes down a claim: 84 ms for a call of 50 (measured)."""
 
 
 EVENTS_EVERY = 0.2
@@ -225,7 +220,6 @@ def run(
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("celery").setLevel(logging.WARNING)
-    sys.setswitchinterval(TURN)
     name = f"{'+'.join(pools)}-{lane}@{socket.gethostname()}-{os.getpid()}"
     threads = sum(_threads(settings, pool, lane) for pool in pools)
     pool = open_pool(
