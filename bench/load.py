@@ -14,12 +14,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from bench.measure import Line, Spread, percentile
 from bench.whole import UNLIMITED, Whole, books, running, spent
 from hub import loads
+from tasks.app import make_app
+from tasks.wake import Waker
 from tests.cell import CATEGORIES, ROOT, Shop, until
 
 SKUS = int(os.environ.get("BENCH_SKUS", "5000"))
@@ -136,6 +139,8 @@ def _ours(whole: Whole, shop: Shop, skus: list[str]) -> Loaded:
     whole.vtex.clear_journal()
     before, began = whole.cpu(), time.monotonic()
     run = loads.start(whole.pool, shop.store.id, who="bench")
+    with closing(Waker(whole.settings, make_app(whole.settings))) as waker:
+        waker.wake([(shop.slug, "load")])  # as `hub load` does
     until(lambda: loads.progress(whole.pool, run).state != "running", seconds=900, why="the load does not end")
     shop.quiet(seconds=300)
     seconds = time.monotonic() - began
