@@ -67,6 +67,7 @@ def _is_redis(settings: Settings) -> bool:
 
 def outlive_broker(app: Celery, settings: Settings) -> None:
     """Make a worker's connection one that survives a broker that goes away (`tasks.broker`)."""
+    app.conf.worker_consumer = "tasks.broker:LastingConsumer"
     if _is_redis(settings):
         app.conf.broker_transport = "tasks.broker:Transport"
 

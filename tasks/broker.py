@@ -1,4 +1,7 @@
-"""Redis as a broker that may go away: a worker outlives it and asks again, whatever it was holding.
+"""A broker that may go away: a worker outlives it, finds it again within seconds, whatever it was holding.
+
+Celery tries again after 2, 4, 6 … 30 seconds and gives up for good after a hundred tries; a broker that was away for
+half a minute would be back for as long before its workers notice. Ours knock every two seconds and never give up.
 
 kombu 5.7 keeps unacknowledged messages in Redis, acknowledges them there, and gives them back while it closes a broken
 connection. Both need the connection that is gone: they end in an `AttributeError` that Celery takes for unrecoverable,
@@ -8,9 +11,45 @@ pending (design 2, law 4). So acknowledgements stay in the worker's memory, wher
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import Any, Final
 
+from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
+from kombu import Connection
 from kombu.transport import redis
+
+KNOCK_SECONDS: Final = 2
+"""Seconds between two tries to reach the broker, at most."""
+
+log = logging.getLogger("hub.broker")
+
+
+class LastingConsumer(Consumer):
+    """Celery's consumer, which looks for its broker as long as it takes; says so once, and once when it is back."""
+
+    def ensure_connected(self, conn: Connection) -> Connection:
+        """The connection, once the broker takes it; ends only with the worker."""
+        tries = 0
+
+        def missed(fault: Exception, _interval: float) -> None:
+            nonlocal tries
+            if tries == 0:
+                log.warning("waiting for the broker (%s)", type(fault).__name__)
+            tries += 1
+
+        conn.ensure_connection(
+            missed,
+            None,  # type: ignore[arg-type]  # the stubs do not know that None means for ever
+            interval_start=0,
+            interval_step=1,
+            interval_max=KNOCK_SECONDS,
+            callback=maybe_shutdown,
+        )
+        if tries:
+            log.warning("the broker is back, after %d tries", tries)
+        self.first_connection_attempt = False
+        return conn
 
 
 class Channel(redis.Channel):

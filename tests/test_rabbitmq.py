@@ -62,6 +62,22 @@ def test_a_rabbitmq_that_was_killed_is_found_again_and_nothing_is_lost(rabbit_ce
     assert all(law.holds for law in rabbit_cell.ledger.check())
 
 
+def test_every_worker_consumes_again_soon_after_a_long_absence_of_rabbitmq(rabbit_cell: Cell, rabbit: RabbitMQ) -> None:
+    shop = rabbit_cell.shop("sandbox-replace")
+    before = {name: consumers for name, (_, consumers) in rabbit.queues().items() if consumers}
+    assert f"{shop.slug}.stock" in before
+    rabbit.kill()
+    lost = "waiting for the broker"
+    until(lambda: all(lost in rabbit_cell.log(name) for name in ("first", "more")), seconds=30, why="nobody noticed")
+    rabbit.start()
+
+    def served() -> bool:
+        now = rabbit.queues()
+        return all(now.get(name, (0, 0))[1] >= consumers for name, consumers in before.items())
+
+    until(served, seconds=15, why="not everybody came back")
+
+
 def test_a_worker_that_was_killed_leaves_nothing_behind_on_rabbitmq(rabbit_cell: Cell) -> None:
     shop = rabbit_cell.shop("sandbox-replace")
     skus = shop.grow(5)
