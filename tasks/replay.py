@@ -17,9 +17,9 @@ from celery import Celery
 from psycopg import Connection, errors, sql
 from psycopg_pool import ConnectionPool
 
-from hub.db import translated
+from hub.db import retrying, translated
 from hub.errors import Conflict
-from hub.ledger import Ledger, lay_to_rest, revive
+from hub.ledger import Ledger, Pair, lay_to_rest, revive
 from hub.model import Ask, Urgency
 from hub.settings import Settings
 from tasks.app import REPLAY
@@ -166,50 +166,61 @@ def work_off(pool: Pool, ledger: Ledger, waker: Waker | None, names: dict[int, s
 
     Keys that came back to life meanwhile are skipped: a newer success has overtaken them.
     """
-    with translated(), pool.connection() as db, db.transaction():
-        row = db.execute(
-            """
-            select id, (cursor ->> 'rate')::float8, coalesce((cursor ->> 'sent')::int, 0),
-                   coalesce((cursor ->> 'skipped')::int, 0), extract(epoch from now() - started_at)::float8
-            from runs where kind = 'replay' and state = 'running' for update skip locked
-            """
-        ).fetchone()
-        if row is None:
-            return "no replay is running"
-        run, rate, sent, skipped, age = int(row[0]), float(row[1]), int(row[2]), int(row[3]), float(row[4])
-        due = max(0, int(rate * (age + 1.0)) - sent - skipped)
-        picked = db.execute(
-            """
-            select k.store, k.context, k.key, s.status = 'dead' from run_keys k
-            left join states s using (store, context, key)
-            where k.run = %s and k.asked = 0 order by k.store, k.context, k.key limit %s for update of k skip locked
-            """,
-            (run, min(due, 1000)),
-        ).fetchall()
-        alive = [place for place in picked if not place[3]]
-        dead = [place for place in picked if place[3]]
-        asks = [Ask(place[0], place[1], place[2], "replay", Urgency.FOLLOW) for place in dead]
-        revived = revive(db, asks, ledger.slot)
-        db.execute(
-            """
-            update run_keys k set asked = case when d.dead then 1 else -1 end
-            from unnest(%s::int[], %s::text[], %s::text[], %s::bool[]) as d(store, context, key, dead)
-            where k.run = %s and k.store = d.store and k.context = d.context and k.key = d.key
-            """,
-            (*([place[column] for place in picked] for column in range(4)), run),
-        )
-        left = db.execute("select exists (select from run_keys where run = %s and asked = 0)", (run,)).fetchone()
-        over = left is not None and not left[0]
-        db.execute(
-            """
-            update runs set cursor = cursor || %s, state = case when %s then 'done' else state end,
-              finished_at = case when %s then now() end where id = %s
-            """,
-            (json.dumps({"sent": sent + len(dead), "skipped": skipped + len(alive)}), over, over, run),
-        )
+
+    def once() -> tuple[frozenset[Pair], str]:
+        with pool.connection() as db, db.transaction():
+            return _batch(db, ledger)
+
+    with translated():
+        revived, said = retrying(once)
     if waker is not None:
         waker.wake({(names[store], context) for store, context in revived if store in names})
-    return f"replay {run}: {sent + len(dead)} sent, {skipped + len(alive)} overtaken{', done' if over else ''}"
+    return said
+
+
+def _batch(db: Connection[Any], ledger: Ledger) -> tuple[frozenset[Pair], str]:
+    """Whom to wake, and what was done, in the caller's transaction."""
+    row = db.execute(
+        """
+        select id, (cursor ->> 'rate')::float8, coalesce((cursor ->> 'sent')::int, 0),
+               coalesce((cursor ->> 'skipped')::int, 0), extract(epoch from now() - started_at)::float8
+        from runs where kind = 'replay' and state = 'running' for update skip locked
+        """
+    ).fetchone()
+    if row is None:
+        return frozenset(), "no replay is running"
+    run, rate, sent, skipped, age = int(row[0]), float(row[1]), int(row[2]), int(row[3]), float(row[4])
+    due = max(0, int(rate * (age + 1.0)) - sent - skipped)
+    picked = db.execute(
+        """
+        select k.store, k.context, k.key, s.status = 'dead' from run_keys k
+        left join states s using (store, context, key)
+        where k.run = %s and k.asked = 0 order by k.store, k.context, k.key limit %s for update of k skip locked
+        """,
+        (run, min(due, 1000)),
+    ).fetchall()
+    alive = [place for place in picked if not place[3]]
+    dead = [place for place in picked if place[3]]
+    asks = [Ask(place[0], place[1], place[2], "replay", Urgency.FOLLOW) for place in dead]
+    revived = revive(db, asks, ledger.slot)
+    db.execute(
+        """
+        update run_keys k set asked = case when d.dead then 1 else -1 end
+        from unnest(%s::int[], %s::text[], %s::text[], %s::bool[]) as d(store, context, key, dead)
+        where k.run = %s and k.store = d.store and k.context = d.context and k.key = d.key
+        """,
+        (*([place[column] for place in picked] for column in range(4)), run),
+    )
+    left = db.execute("select exists (select from run_keys where run = %s and asked = 0)", (run,)).fetchone()
+    over = left is not None and not left[0]
+    db.execute(
+        """
+        update runs set cursor = cursor || %s, state = case when %s then 'done' else state end,
+          finished_at = case when %s then now() end where id = %s
+        """,
+        (json.dumps({"sent": sent + len(dead), "skipped": skipped + len(alive)}), over, over, run),
+    )
+    return revived, f"replay {run}: {sent + len(dead)} sent, {skipped + len(alive)} overtaken{', done' if over else ''}"
 
 
 def nudge(settings: Settings, pool: Pool, waker: Waker) -> None:
