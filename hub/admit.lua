@@ -6,8 +6,8 @@
 -- KEYS[3]  hold     time until which the peer wants no call of this account and group
 -- KEYS[4]  limit    hash: tat = when the bucket is full again (GCRA), denied = when somebody last had to wait
 -- KEYS[5]  waiting  hash: store -> "when:rank" of the last time it had to wait
--- KEYS[6]  served   hash: turn = number of the running turn, store -> calls it got in this turn
--- KEYS[7]  kept     hash: ticket -> "calls:until:rank" that a claim keeps for itself
+-- KEYS[6]  parts    hash: ':store' -> its own clock: ahead of now by what it got beyond its part
+-- KEYS[7]  kept     hash: "ticket@store" -> "calls:until:rank" that a claim keeps for itself
 -- ARGV[1]  call     id of this call; a probe is known by it
 -- ARGV[2]  probe    how long a probe may take before another may be sent
 -- ARGV[3]  interval between two calls; 0: no limit
@@ -17,7 +17,9 @@
 -- ARGV[7]  spare    what this rank must leave in the bucket
 -- ARGV[8]  store
 -- ARGV[9]  ticket   of the claim that this call belongs to, or empty
--- ARGV[10] turn     length of a turn
+-- ARGV[10] turn     how long a store that had to wait counts as waiting
+-- ARGV[11] near     how far ahead a store may book that had its part
+-- ARGV[12] waited   how long this call has waited already
 --
 -- Returns {1 go | 2 circuit open | 3 held | 4 limit, wait, failures so far, 1 when this call is the probe}.
 
@@ -49,6 +51,10 @@ if interval > 0 then
   local limit = redis.call('HMGET', KEYS[4], 'tat', 'denied')
   local tat, denied = tonumber(limit[1] or 0), tonumber(limit[2] or 0)
 
+  local own = math.max(now, tonumber(redis.call('HGET', KEYS[6], ':' .. store) or 0))
+  local quiet = own <= now
+  local near, waited = tonumber(ARGV[11]), tonumber(ARGV[12])
+
   local kept, mine = 0, nil
   local reservations = redis.call('HGETALL', KEYS[7])
   for at = 1, #reservations, 2 do
@@ -57,15 +63,16 @@ if interval > 0 then
       redis.call('HDEL', KEYS[7], reservations[at])
     elseif reservations[at] == ticket then
       mine = {tonumber(calls), till, their_rank}
-    elseif tonumber(their_rank) <= rank then
+    elseif tonumber(their_rank) <= rank and (not quiet or string.match(reservations[at], '@(.*)$') == store) then
       kept = kept + tonumber(calls)
     end
   end
-  if mine then kept, spare, horizon = 0, 0, math.max(horizon, 1000000) end
+  if mine then kept, spare, horizon = 0, 0, math.max(horizon, 1000000 - waited) end
+  if not quiet then horizon = math.min(horizon, near + waited / 4) end
 
   wait = math.max(tat, now - spare) + interval + kept * interval - depth - now + spare
 
-  local others, share, over = 0, 0, false
+  local others, over = 0, false
   if now - denied < turn then
     local waiting = redis.call('HGETALL', KEYS[5])
     for at = 1, #waiting, 2 do
@@ -76,18 +83,9 @@ if interval > 0 then
         others = others + 1
       end
     end
-    if others > 0 then
-      local number = whole(math.floor(now / turn))
-      if redis.call('HGET', KEYS[6], 'turn') ~= number then
-        redis.call('DEL', KEYS[6])
-        redis.call('HSET', KEYS[6], 'turn', number)
-        redis.call('PEXPIRE', KEYS[6], math.ceil(turn / 500))
-      end
-      share = math.max(1, math.floor(turn / interval / (others + 1)))
-      if not mine and tonumber(redis.call('HGET', KEYS[6], ':' .. store) or 0) >= share then
-        over = true
-        wait = math.max(wait, (tonumber(number) + 1) * turn - now)
-      end
+    if others > 0 and own - now > near then
+      over = true
+      wait = math.max(wait, own - now - near)
     end
   end
 
@@ -109,7 +107,8 @@ if interval > 0 then
   tat = math.max(tat, now) + interval
   redis.call('HSET', KEYS[4], 'tat', whole(tat))
   redis.call('PEXPIRE', KEYS[4], math.ceil((tat - now + turn) / 1000) + 1000)
-  if others > 0 then redis.call('HINCRBY', KEYS[6], ':' .. store, 1) end
+  redis.call('HSET', KEYS[6], ':' .. store, whole(own + interval * (others + 1)))
+  redis.call('PEXPIRE', KEYS[6], math.ceil(math.max(tat - now, own - now) / 1000) + math.ceil(turn / 500))
   if mine then
     if mine[1] > 1 then
       redis.call('HSET', KEYS[7], ticket, (mine[1] - 1) .. ':' .. mine[2] .. ':' .. mine[3])

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from psycopg import Connection
 from psycopg.errors import UniqueViolation
@@ -33,7 +33,6 @@ from hub.outcome import (
     Ending,
     Locked,
     NextRow,
-    Outcome,
     Parked,
     Postponed,
     Refused,
@@ -267,6 +266,13 @@ with shut as (
   select s.key from states s
   where s.store = %(store)s and s.context = %(context)s and s.work = 'p'
     and not exists (select from shut where shut.context in (%(context)s, '*'))
+    and (%(which)s <> 'live' or s.urgency < %(load)s or not exists (
+      select from states o
+      where o.store = %(store)s and o.context = %(context)s and o.work = 'p' and o.urgency < %(load)s))
+    and (%(which)s <> 'bulk' or s.urgency > %(notified)s or s.pending_since < now() - interval '1 second'
+      or not exists (
+      select from states o
+      where o.store = %(store)s and o.context = %(context)s and o.work = 'p' and o.urgency > %(notified)s))
     {free}
   order by s.urgency, s.pending_since
   limit (select case when exists (select from gates g where g.store = %(store)s and g.context in (%(context)s, '*'))
@@ -425,15 +431,28 @@ class Ledger:
     # ---------------------------------------------------------------- claim
 
     def claim(
-        self, store: int, context: str, *, lane: str, siblings: Sequence[str] = (), limit: int, seconds: float
+        self,
+        store: int,
+        context: str,
+        *,
+        lane: str,
+        siblings: Sequence[str] = (),
+        limit: int,
+        seconds: float,
+        which: Literal["all", "live", "bulk"] = "all",
     ) -> Claim | None:
         """Take up to `limit` pending keys for `seconds`, most urgent and oldest first; `None` when there is nothing.
 
         `lane`: the context's own name when no other context shares it. Pending rows of `siblings` (contexts of the same
         lane) for the same keys come along: one read serves them all. A shut gate of this context gives `None`.
+        A `live` claim leaves what a load asked for alone while anything else is pending; a `bulk` claim, for a second,
+        what was announced just now: neither has to wait for the other.
         """
         asked = {
             "id": random.getrandbits(62),
+            "which": which,
+            "load": Urgency.LOAD,
+            "notified": Urgency.NOTIFIED,
             "worker": self.worker,
             "store": store,
             "context": context,
@@ -597,7 +616,7 @@ class Ledger:
         ours: Sequence[tuple[Ending, NextRow]],
         back: Sequence[tuple[str, str]],
     ) -> Settled | None:
-        asks = [ask for ending, _ in ours for ask in _then(ending.outcome)]
+        asks = [ask for ending, _ in ours for ask in _then(claim, ending)]
         if asks or any(isinstance(ending.outcome, (Waiting, Parked)) for ending, _ in ours):
             # The claim first, as expire does: it then leaves us alone, or we find our claim gone.
             if db.execute("select from claims where id = %s for update", (claim.id,)).fetchone() is None:
@@ -916,7 +935,7 @@ select exists (select from mine), array(
 
 def _is_plain(claim: Claim, ending: Ending) -> bool:
     """Nothing but the row itself has to be written."""
-    if ending.stories or ending.confirmed or ending.binding or _then(ending.outcome):
+    if ending.stories or ending.confirmed or ending.binding or _then(claim, ending):
         return False
     if not isinstance(ending.outcome, (Done, Released)):
         return False
@@ -1009,8 +1028,14 @@ def ticket_answered(db: Connection[Any], store: int, ticket: str) -> frozenset[P
     )
 
 
-def _then(outcome: Outcome) -> tuple[Ask, ...]:
-    return outcome.then if isinstance(outcome, (Done, Parked, Postponed, Refused)) else ()
+def _then(claim: Claim, ending: Ending) -> tuple[Ask, ...]:
+    """What an answer made necessary; what a load asked for goes on being a load's."""
+    outcome = ending.outcome
+    then = outcome.then if isinstance(outcome, (Done, Parked, Postponed, Refused)) else ()
+    rows = claim.items.get(ending.key, {})
+    if then and rows and all(row.urgency >= Urgency.LOAD for row in rows.values()):
+        return tuple(replace(ask, urgency=max(ask.urgency, Urgency.LOAD)) for ask in then)
+    return then
 
 
 def _overtaken(

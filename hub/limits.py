@@ -7,9 +7,11 @@ microseconds of Redis' clock), so that everybody sees the same. Nobody books fur
 less far ahead it may book, so that what is more important always finds a place before it. A load – and catalog work
 that a load asked for – leaves a fifth of the bucket untouched and books nothing ahead.
 
-**Turns**: while a store has to wait, every other store of the same account gets no more than its equal part of each
-turn (a second, or four calls where calls are rarer). A store that waits for less important work does not count. Nobody
-waits: whoever asks gets everything.
+**Turns**: each store of an account has a clock of its own that every call moves on by its part of the budget. Whoever
+is behind it (had less than its part) may book as far ahead as its context allows, past what others keep for claims;
+whoever is ahead of it books `NEAR` at most, so that a quiet store finds its place at once, and while others have to
+wait gets no more than its equal part. A store that waits for less important work does not count. Nobody waits: whoever
+asks gets everything. Refused calls come back one after the other, and those that have waited long may book further.
 
 **Holds**: after a 429, or when rate headers say that nothing is left, no process calls that account and group before
 the time that the peer named.
@@ -42,8 +44,11 @@ LONGEST_SLEEP = 1.0
 """Seconds that a call may wait for its token while it holds a thread; more is `Throttled`."""
 LONGEST_HOLD = 900.0
 """Seconds; a peer that names a later time is asked again then."""
-SPENT = 0.95
-"""The part of a peer's rate that we use: calls granted evenly arrive a little unevenly."""
+SPENT = 0.965
+"""The part of a peer's rate that we use: calls granted evenly arrive a little unevenly. With a burst of 1 a peer that
+allows 50 calls counts 49 in any second, and has room for 36 ms of unevenness."""
+NEAR = 0.06
+"""Seconds that a store which had its part may book ahead (four calls where calls are rarer)."""
 ALONE = 0.25
 """The part of a budget that one process uses while Redis is away: others do the same."""
 ROOM_LIFE = 5.0
@@ -65,8 +70,9 @@ def rank_of(context: str, *, for_load: bool = False) -> int:
 class Budget:
     """`rate` calls per second with `burst`, shared by everybody who names the same `account`; rate 0: no limit.
 
-    In any second at most `rate` × 0.95 + `burst` calls start. `obeyed`: seconds without calls that the peer's wish can
-    cost at most.
+    In any second at most `rate` × 0.965 + `burst` calls start: `burst` is what the peer allows beyond its rate after a
+    quiet time. One that counts `rate` calls in any second allows nothing beyond: it has a burst of 1.
+    `obeyed`: seconds without calls that the peer's wish can cost at most.
     """
 
     account: str
@@ -88,6 +94,10 @@ class Budget:
     def turn(self) -> int:
         """Length of a turn in microseconds."""
         return max(1_000_000, 4 * self.interval)
+
+    def near(self, rank: int) -> int:
+        """How far ahead a store may book that had its part, in microseconds."""
+        return int(max(NEAR * 1e6, 4 * self.interval) * HORIZONS[rank])
 
     def spare(self, rank: int) -> int:
         """What a rank must leave in the bucket, in microseconds."""
@@ -231,14 +241,16 @@ class Limits:
         self._budgets[budget.account] = budget
 
     def key(self, kind: str, account: str) -> str:
-        """The Redis key of an account's `limit`, `waiting`, `served` or `kept`."""
+        """The Redis key of an account's `limit`, `waiting`, `parts` or `kept`."""
         return f"{self._prefix}:{kind}:{account}"
 
     def hold_key(self, account: str, group: str) -> str:
         """The Redis key of a hold."""
         return f"{self._prefix}:hold:{account}:{group}"
 
-    def room(self, account: str, want: int, context: str, *, group: str = "default", for_load: bool = False) -> Room:
+    def room(
+        self, account: str, want: int, context: str, *, store: str = "", group: str = "default", for_load: bool = False
+    ) -> Room:
         """Keep room for up to `want` calls of a claim that is about to start; an unknown account has no limit.
 
         What is kept is kept for five seconds or until `release`. Each call still takes its own token, those with the
@@ -248,13 +260,16 @@ class Limits:
         if want < 1 or budget is None:
             return Room(want, 0.0)
         rank = rank_of(context, for_load=for_load)
-        ticket = f"{self._process}{next(self._numbers)}"
+        ticket = f"{self._process}{next(self._numbers)}@{store}"
         answer = self._board.run(
             self._room,
-            (self.hold_key(account, group), self.key("limit", account), self.key("kept", account)),
+            (
+                self.hold_key(account, group), self.key("limit", account), self.key("kept", account),
+                self.key("parts", account),
+            ),
             (
                 budget.interval, budget.depth, int(HORIZONS[rank] * 1e6), rank, budget.spare(rank),
-                want, ticket, int(ROOM_LIFE * 1e6),
+                want, ticket, int(ROOM_LIFE * 1e6), store,
             ),
         )  # fmt: skip
         if answer is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,6 +54,8 @@ class Links:
     transport: Transport = field(init=False)
     registry: Registry = field(init=False)
     _stores: dict[str, Store] = field(init=False, default_factory=dict)
+    _names: dict[int, str] = field(init=False, default_factory=dict)
+    _marks: dict[int, str] = field(init=False, default_factory=dict)
     _links: dict[str, Link] = field(init=False, default_factory=dict)
     _budgets: dict[str, str] = field(init=False, default_factory=dict)
     _version: int = field(init=False, default=-1)
@@ -85,10 +87,9 @@ class Links:
         states = StoreStates(self.pool, store.id, self.box, self.slot)
         return replace(link, states=states)
 
-    def names(self) -> dict[int, str]:
-        """Store id → slug of every registered store."""
-        with self._lock:
-            return {store.id: store.slug for store in self._stores.values()}
+    def names(self) -> Mapping[int, str]:
+        """Store id → slug of every registered store; another object whenever the registry moved."""
+        return self._names
 
     def stores(self) -> list[Store]:
         """Every registered store as last read."""
@@ -96,14 +97,22 @@ class Links:
             return list(self._stores.values())
 
     def refresh(self) -> bool:
-        """Read the registry again when it moved."""
+        """Look at the registry when it moved; only stores that were changed are read, and linked anew."""
         version = self.registry.version()
         if version == self._version and time.monotonic() < self._trusted:
             return False
         self._trusted = time.monotonic() + TRUST_SECONDS
-        stores = {store.slug: store for store in self.registry.all()}
+        marks = self.registry.marks()
+        moved = {store for store, mark in marks.items() if self._marks.get(store) != mark}
+        read = {store.slug: store for store in (self.registry.some(moved) if moved else ())}
         with self._lock:
-            self._stores, self._links, self._version = stores, {}, version
+            same = {slug for slug, store in self._stores.items() if store.id in marks and store.id not in moved}
+            self._stores = {slug: store for slug, store in self._stores.items() if slug in same} | read
+            self._links = {slug: link for slug, link in self._links.items() if slug in same}
+            names = {store.id: slug for slug, store in self._stores.items()}
+            if names != self._names:
+                self._names = names
+            self._marks, self._version = marks, version
         return True
 
     def watch(self) -> None:
@@ -118,8 +127,8 @@ class Links:
     def build(self, store: Store) -> Link:
         """The link of a store as registered now. `BadInput` when its marketplace does not exist."""
         chosen = adapter(store.marketplace)
-        vtex = self.registry.credentials(store.id, "vtex")
-        token = self.registry.token(store.id)
+        secrets = self.registry.secrets(store.id)
+        vtex, token = secrets["vtex"], secrets["hub"].values.get("token", "")
         hub_url = f"{(store.settings.hub_url or self.settings.public_url).rstrip('/')}/{token}"
         limit = store.settings.vtex_limit
         states = StoreStates(self.pool, store.id, self.box, self.slot)
@@ -155,7 +164,7 @@ class Links:
                 connector_name=store.settings.rules.connector_name,
                 auth_version=vtex.version,
             ),
-            marketplace=chosen.connect(self._account(store)),
+            marketplace=chosen.connect(self._account(store, secrets["marketplace"])),
             states=states,
             mapper=self._mapper(store, vtex),
         )
@@ -167,7 +176,7 @@ class Links:
     def keep_room(self, slug: str, context: str, want: int) -> Room:
         """Reserve up to `want` calls of the store's marketplace budget for a claim that is about to start."""
         budget = self._budgets.get(slug)
-        return self.transport.limits.room(budget, want, context) if budget else Room(want, 0.0)
+        return self.transport.limits.room(budget, want, context, store=slug) if budget else Room(want, 0.0)
 
     def give_back(self, slug: str, room: Room) -> None:
         """What a claim has not used of its room."""
@@ -193,8 +202,7 @@ class Links:
         )
         return CategoryMapper(peer, auth_version=vtex.version)
 
-    def _account(self, store: Store) -> Account:
-        credentials = self.registry.credentials(store.id, "marketplace")
+    def _account(self, store: Store, credentials: Credentials) -> Account:
         chosen = adapter(store.marketplace)
         limit = store.settings.marketplace_limit or chosen.manifest.limit
         # Stores of one seller's account share its budget (design 5); `account` is how the seller calls it.

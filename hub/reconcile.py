@@ -10,15 +10,15 @@ import logging
 import random
 import time
 import traceback
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from hub.contexts import ABOUT_SKUS, CONTEXTS, Context
 from hub.contexts.step import OPERATIONS as CATALOG_OPERATIONS
 from hub.contexts.step import TO_MARKETPLACE, Item, Send, Step, awaited
+from hub.crew import Crew
 from hub.db import StorageAway
 from hub.errors import AuthLost, HubError, LeaseLost, MapperAway, NotNow, Problem, Refusal, Unavailable, UnknownOutcome
 from hub.ledger import Ledger, Pair
@@ -54,6 +54,11 @@ CRASHES = 3
 """Attempts beyond the plan that can only come from processes that died with the key: it is set aside then."""
 
 
+SHARES = {"read": 0.75, "write": 0.25}
+"""Part of the crew's threads that one store may have at the same time, besides those of its attempts. A marketplace
+that answers nothing gets no more calls before its circuit opens: eight and the cap of a context, by default."""
+
+
 class Heart(Protocol):
     """The process's own sign of life: leases hold as long as it beats."""
 
@@ -76,7 +81,11 @@ class Brakes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of one claim: how many rows ended in which word, who has to be woken, how long to leave it alone."""
+    """What became of one claim: how many rows ended in which word, who has to be woken, how long to leave it alone.
+
+    `full`: there is more than one claim takes. `backlog`: it was full of live work. `soft`: only less important work
+    has to be left alone.
+    """
 
     slug: str
     context: str
@@ -84,6 +93,8 @@ class Report:
     wake: frozenset[Pair] = frozenset()
     full: bool = False
     brake: float | None = None
+    soft: bool = False
+    backlog: bool = False
 
     @property
     def died(self) -> int:
@@ -98,11 +109,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Reconciler:
-    """Runs attempts for one process. `calls` is the process's bounded pool for outgoing calls."""
+    """Runs attempts for one process. `calls` makes its outgoing calls, readings and writes of each store in turns."""
 
     ledger: Ledger
     contexts: dict[str, ContextSettings]
-    calls: Executor
+    calls: Crew
     heart: Heart
     brakes: Brakes
     monotonic: Callable[[], float] = time.monotonic
@@ -122,13 +133,15 @@ class Reconciler:
                 limit = 1
         room = self.brakes.keep_room(link.slug, name, limit)
         if room.granted < 1:
-            return Report(link.slug, name, Counter(), brake=room.wait)
+            return Report(link.slug, name, Counter(), brake=room.wait, soft=True)
         try:
-            return self._claimed(link, context, settings, min(limit, room.granted), room.ticket)
+            return self._claimed(link, context, settings, min(limit, room.granted), room.ticket, first=first)
         finally:
             self.brakes.give_back(link.slug, room)
 
-    def _claimed(self, link: Link, context: Context, settings: ContextSettings, limit: int, ticket: str) -> Report:
+    def _claimed(
+        self, link: Link, context: Context, settings: ContextSettings, limit: int, ticket: str, *, first: bool
+    ) -> Report:
         name = context.name
         started = self.monotonic()
         claim = self.ledger.claim(
@@ -138,6 +151,7 @@ class Reconciler:
             siblings=context.siblings,
             limit=limit,
             seconds=settings.deadline,
+            which="live" if first else "bulk",
         )
         if claim is None:
             return Report(link.slug, name, Counter())
@@ -160,6 +174,8 @@ class Reconciler:
             wake=settled.wake | attempt.touched(),
             full=len(claim) >= limit,
             brake=max((_store_wait(ending.outcome) for ending in endings), default=0.0) or None,
+            soft=all(_is_bulk(claim, ending.key) for ending in endings if _store_wait(ending.outcome)),
+            backlog=len(claim) >= limit > 1 and not any(_is_bulk(claim, key) for key in claim.items),
         )
 
     @staticmethod
@@ -180,6 +196,12 @@ def _store_wait(outcome: Outcome) -> float:
     return outcome.wait if isinstance(outcome, Postponed) and outcome.scope == "store" else 0.0
 
 
+def _is_bulk(claim: Claim, key: str) -> bool:
+    """Nobody waits for this key but a load."""
+    rows = claim.items.get(key, {})
+    return bool(rows) and all(row.urgency >= Urgency.LOAD for row in rows.values())
+
+
 @dataclass(frozen=True, slots=True)
 class _Attempt:
     """The middle of one attempt: everything between claim and settle."""
@@ -198,7 +220,7 @@ class _Attempt:
             self.link.states.prepare(list(self.claim.items))
         endings: list[Ending] = []
         steps: list[Step] = []
-        for decided in self._each(self._look, items):
+        for decided in self._each("read", self._look, items):
             for decision in decided:
                 (steps if isinstance(decision, Step) else endings).append(decision)
         lots = self.link.marketplace.manifest.lots
@@ -207,7 +229,7 @@ class _Attempt:
             endings += self._join_lots(records)
             steps = [step for step in steps if not isinstance(step, Send)]
         if steps:
-            written = self._each(self._write, self._intended(steps))
+            written = self._each("write", self._write, self._intended(steps))
             endings += [ending for some in written for ending in some]
         return endings
 
@@ -216,41 +238,10 @@ class _Attempt:
         states = self.link.states
         return frozenset(states.touched) if isinstance(states, StoreStates) else frozenset()
 
-    def _each(self, what: Callable[[Any], Any], things: Sequence[Any]) -> list[Any]:
-        """Do it for each, together: in this thread, and in as many of the pool's as find something left to do."""
-        if len(things) == 1:
-            return [what(things[0])]
-        todo = deque(enumerate(things))
-        answers: list[Any] = [None] * len(things)
-        helpers: deque[Future[None]] = deque()
-
-        def call_help() -> None:
-            if todo:
-                helpers.append(self.runner.calls.submit(help_out))
-
-        def help_out() -> None:
-            call_help()  # each calls the next two, so that all are there at once where the work waits for somebody
-            call_help()
-            work()
-
-        def work() -> None:
-            while True:
-                try:
-                    place, thing = todo.popleft()
-                except IndexError:
-                    return
-                answers[place] = what(thing)
-
-        call_help()
-        try:
-            work()
-        finally:
-            todo.clear()
-            while helpers:
-                helper = helpers.popleft()
-                if not helper.cancel():
-                    helper.result()
-        return answers
+    def _each(self, stage: str, what: Callable[[Any], Any], things: Sequence[Any]) -> list[Any]:
+        """Do it for each, together: in this thread, and in as many of the crew's as find something left to do."""
+        owner = (self.link.store, stage)
+        return self.runner.calls.each(owner, what, things, line=self.context.name, share=SHARES[stage])
 
     def _look(self, item: Item) -> Sequence[Ending | Step]:
         worn = max(row.attempts for row in item.rows.values())
@@ -336,8 +327,7 @@ class _Attempt:
 
     def _for_load(self, key: str) -> bool:
         """A load asked for it, so it never takes the last fifth of a budget (design 5)."""
-        rows = self.claim.items.get(key, {})
-        return bool(rows) and all(row.urgency >= Urgency.LOAD for row in rows.values())
+        return _is_bulk(self.claim, key)
 
     def _ending(self, context: str, key: str, outcome: Outcome, problems: tuple[Problem, ...]) -> Ending:
         """A row's ending by an error, with what the logs endpoint tells of it."""

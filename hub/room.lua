@@ -4,10 +4,12 @@
 -- KEYS[1]  hold     as in admit.lua
 -- KEYS[2]  limit    as in admit.lua
 -- KEYS[3]  kept     as in admit.lua
+-- KEYS[4]  parts    as in admit.lua
 -- ARGV[1]  interval   ARGV[2] depth   ARGV[3] horizon   ARGV[4] rank   ARGV[5] spare   (as in admit.lua)
 -- ARGV[6]  want     calls
 -- ARGV[7]  ticket   under which they are kept
 -- ARGV[8]  life     how long they are kept at most
+-- ARGV[9]  store    one that had less than its part does not see what others keep
 --
 -- Returns {calls granted, wait until at least one more can be}.
 
@@ -22,13 +24,15 @@ local interval, depth, horizon = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(
 local rank, spare, want = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 if interval == 0 then return {want, 0} end
 
+local store = ARGV[9]
+local quiet = tonumber(redis.call('HGET', KEYS[4], ':' .. store) or 0) <= now
 local kept = 0
 local reservations = redis.call('HGETALL', KEYS[3])
 for at = 1, #reservations, 2 do
   local calls, till, their_rank = string.match(reservations[at + 1], '^(%d+):(%d+):(%d+)$')
   if tonumber(till) <= now then
     redis.call('HDEL', KEYS[3], reservations[at])
-  elseif tonumber(their_rank) <= rank then
+  elseif tonumber(their_rank) <= rank and (not quiet or string.match(reservations[at], '@(.*)$') == store) then
     kept = kept + tonumber(calls)
   end
 end

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -295,6 +295,25 @@ class Registry:
             ).fetchall()
         return [_store(row) for row in found]
 
+    def marks(self) -> dict[int, str]:
+        """Id of every store that was not removed → a mark that differs whenever it or its secrets were changed."""
+        with db.translated(), self._pool.connection() as connection:
+            return dict(
+                connection.execute(
+                    "select s.id, s.xmin::text || coalesce(c.marks, '') from stores s left join"
+                    " (select store, string_agg(side || version || ':' || xmin::text, ',' order by side, version)"
+                    "  as marks from credentials group by store) c on c.store = s.id where s.status <> 'removed'"
+                ).fetchall()
+            )
+
+    def some(self, ids: Collection[int]) -> list[Store]:
+        """The stores of these ids that were not removed, by slug."""
+        with db.translated(), self._pool.connection() as connection:
+            found = connection.execute(
+                f"select {_COLUMNS} from stores where status <> 'removed' and id = any(%s) order by slug", [list(ids)]
+            ).fetchall()
+        return [_store(row) for row in found]
+
     def get(self, slug: str) -> Store:
         """The store of that name."""
         with db.translated(), self._pool.connection() as connection:
@@ -477,6 +496,20 @@ class Registry:
         if row is None:
             return Credentials(0, {})
         return Credentials(int(row[0]), dict(json.loads(self._box.open(bytes(row[1])))))
+
+    def secrets(self, store_id: int) -> dict[SecretSide, Credentials]:
+        """The newest secrets of all three sides; version 0 and no values where none were ever saved."""
+        with db.translated(), self._pool.connection() as connection:
+            rows = connection.execute(
+                "select side, version, secret from credentials where store = %s order by side, version", [store_id]
+            ).fetchall()
+        found: dict[SecretSide, Credentials] = {side: Credentials(0, {}) for side in get_args(SecretSide)}
+        newest = {row[0]: row for row in rows}
+        for side in found:
+            if side in newest:
+                _, version, sealed = newest[side]
+                found[side] = Credentials(int(version), dict(json.loads(self._box.open(bytes(sealed)))))
+        return found
 
     def save_credentials(self, store_id: int, side: Side, values: Mapping[str, str], *, who: str = "hub") -> int:
         """Keep new secrets of one side and forget the older; the answer is their version.

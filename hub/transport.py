@@ -244,11 +244,12 @@ class Transport:
             self._admit,
             (
                 circuit, failed, limits.hold_key(account, name.group), limits.key("limit", account),
-                limits.key("waiting", account), limits.key("served", account), limits.key("kept", account),
+                limits.key("waiting", account), limits.key("parts", account), limits.key("kept", account),
             ),
             (
                 call, int((total + LOOK_AGAIN) * 1e6), budget.interval, budget.depth,
                 int(min(HORIZONS[rank], horizon) * 1e6), rank, budget.spare(rank), name.store, who.ticket, budget.turn,
+                budget.near(rank), int((LONGEST_SLEEP - horizon) * 1e6),
             ),
         )  # fmt: skip
         if answer is None:

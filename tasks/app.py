@@ -102,7 +102,7 @@ def queue_for(settings: Settings, slug: str, context: str, lane: Lane = "first")
     """The queue that carries the wake-ups of a store and context; nothing else in the code knows the layout."""
     pool = settings.contexts[context].pool
     shard = shard_of(slug, settings.pools[pool].shards)
-    if lane == "more":
+    if lane == "more" and settings.pools[pool].reserved:  # nothing reserved: all wake-ups are alike
         return f"{pool}.{shard}.more"
     if settings.layout == "pooled":
         return f"{pool}.{shard}"
@@ -119,7 +119,7 @@ def queues_of(settings: Settings, pool: str, shards: frozenset[int], lane: Lane,
     if pool == "control":
         return {f"control.{shard}" for shard in shards} if lane == "first" else set()
     if lane == "more":
-        return {f"{pool}.{shard}.more" for shard in shards}
+        return {f"{pool}.{shard}.more" for shard in shards} if settings.pools[pool].reserved else set()
     if settings.layout == "pooled":
         return {f"{pool}.{shard}" for shard in shards}
     count = settings.pools[pool].shards

@@ -27,6 +27,7 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -634,7 +635,7 @@ def run(settings: Settings, host: str = "127.0.0.1", port: int = 8080, *, env: M
         settings.database_url,
         settings.schema,
         box,
-        waker.wake,
+        partial(waker.wake, live=True),
         spool=settings.spool,
         spool_bytes=settings.spool_bytes,
     ) as server:

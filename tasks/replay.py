@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -161,7 +161,7 @@ def discard(pool: Pool, wanted: Letters, *, who: str, why: str) -> int:
     return gone
 
 
-def work_off(pool: Pool, ledger: Ledger, waker: Waker | None, names: dict[int, str]) -> str:
+def work_off(pool: Pool, ledger: Ledger, waker: Waker | None, names: Mapping[int, str]) -> str:
     """One paced batch of the running replay; the answer is what Flower shows.
 
     Keys that came back to life meanwhile are skipped: a newer success has overtaken them.
@@ -231,7 +231,7 @@ def nudge(settings: Settings, pool: Pool, waker: Waker) -> None:
         waker.send(REPLAY, f"control.{int(time.time()) % settings.pools['control'].shards}")
 
 
-def register(app: Celery, pool: Pool, ledger: Ledger, waker: Waker, names: Callable[[], dict[int, str]]) -> None:
+def register(app: Celery, pool: Pool, ledger: Ledger, waker: Waker, names: Callable[[], Mapping[int, str]]) -> None:
     """Make the management task known to a worker. `names()` gives store id → slug."""
 
     @app.task(name=REPLAY, ignore_result=True)

@@ -39,6 +39,7 @@ log = logging.getLogger("hub.sweep")
 
 LETTERS_MIRRORED = 1000
 POLL_KEY = "@poll"
+WOKEN_TOGETHER = 500
 
 
 @dataclass(slots=True)
@@ -89,14 +90,19 @@ class Sweep:
         shut = {
             (gate.store, gate.context) for gate in self.ledger.gates() if gate.reopens_in is None or gate.reopens_in > 0
         }
-        sent = 0
+        alike: dict[int, list[tuple[str, str]]] = {}
         for store, context, count in self.ledger.pending():
             if store not in names or context not in self.settings.contexts:
                 continue
             if (store, context) in shut or (store, "*") in shut:
                 continue
-            wanted = max(1, -(-count // self.settings.contexts[context].more_claim))
-            sent += self.waker.wake([(names[store], context)], wanted=wanted)
+            settings = self.settings.contexts[context]
+            wanted = min(settings.cap, max(1, -(-count // settings.more_claim)))
+            alike.setdefault(wanted, []).append((names[store], context))
+        sent = 0
+        for wanted, pairs in alike.items():
+            for begin in range(0, len(pairs), WOKEN_TOGETHER):
+                sent += self.waker.wake(pairs[begin : begin + WOKEN_TOGETHER], wanted=wanted)
         return sent
 
     def mirror_dead(self) -> None:

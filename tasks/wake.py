@@ -13,8 +13,10 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
 from threading import Lock
-from typing import Any
+from typing import Any, get_args
 
 import redis
 from amqp.exceptions import AMQPError
@@ -28,7 +30,10 @@ from tasks.app import ATTEMPT, Lane, dead_queue, queue, queue_for
 log = logging.getLogger("hub.wake")
 
 WAITING_TOKEN_MS = 20_000
-"""A token that no worker has picked up lapses after this: its message may be lost, and the sweep may send another."""
+"""A token that no worker has picked up lapses after this when no message waits: it is lost, and another may be sent."""
+
+LONGEST_WAIT_MS = 600_000
+"""A waiting token lapses after this in any case, however long the queue is that its message may wait in."""
 
 KEPT_MESSAGES = 20_000
 """Ready-made messages that a process keeps, one for each store and context that it woke."""
@@ -39,56 +44,124 @@ RUNNING_TOKEN_MS = 15_000
 MIRROR_MS = 10_000
 """How long a sweep that fills a dead-letter queue keeps others from it, should it end in between."""
 
+BACKLOG_SECONDS = 3.0
+"""How long a pair whose last claim was full of live work counts as one with a backlog."""
+
+# Tokens: '<id>' waits, 'r<id>' runs; the id of a live wake-up that was sent past a busy pair begins with 'l'.
+#
+# KEYS: 1 tokens (sorted set, token -> expiry in ms), 2 mark of a refused wake-up ('live' when it was one), 3 brake,
+#       4 mark of a live backlog,
+#       5 and 6 the lists of the broker in which first and further wake-ups wait (there when it is the same Redis).
+# ARGV: 1 life of a token in ms, 2 cap, 3 how many are wanted, 4 prefix of the new tokens, 5 longest life.
+# Answer: how many were granted, how many there were before, 1 when it goes past the others.
 _GRANT = """
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-local busy = redis.call('ZCARD', KEYS[1])
-local n = math.min(tonumber(wanted), tonumber(ARGV[2]) - busy)
-if n <= 0 then
-  redis.call('SET', KEYS[2], '1', 'PX', 60000)
-  return {0, busy}
+local function grant(wanted, live)
+  local t = redis.call('TIME')
+  local now = t[1] * 1000 + math.floor(t[2] / 1000)
+  local late = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
+  if #late > 0 then
+    local waits = redis.call('LLEN', KEYS[5]) + redis.call('LLEN', KEYS[6]) > 0
+    local longest = now + ARGV[1] - ARGV[5]
+    for _, token in ipairs(late) do
+      if not waits or string.sub(token, 1, 1) == 'r' or tonumber(redis.call('ZSCORE', KEYS[1], token)) < longest then
+        redis.call('ZREM', KEYS[1], token)
+      end
+    end
+  end
+  local busy = redis.call('ZCARD', KEYS[1])
+  if live and busy > 0 and redis.call('EXISTS', KEYS[4]) == 0 then
+    for _, token in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+      if string.sub(token, 1, 1) == 'l' or string.sub(token, 1, 2) == 'rl' then
+        redis.call('SET', KEYS[2], 'live', 'PX', 60000)
+        return {0, busy, 0}
+      end
+    end
+    redis.call('ZADD', KEYS[1], now + ARGV[1], 'l' .. ARGV[4] .. '1')
+    redis.call('PEXPIRE', KEYS[1], ARGV[5])
+    return {1, busy, 1}
+  end
+  local n = math.min(tonumber(wanted), tonumber(ARGV[2]) - busy)
+  if n <= 0 then
+    redis.call('SET', KEYS[2], '1', 'PX', 60000, 'NX')
+    return {0, busy, 0}
+  end
+  for i = 1, n do redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[4] .. i) end
+  redis.call('PEXPIRE', KEYS[1], ARGV[5])
+  return {n, busy, 0}
 end
-for i = 1, n do redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[4] .. i) end
-redis.call('PEXPIRE', KEYS[1], 600000)
-return {n, busy}
 """
 
-# KEYS: 1 tokens (sorted set, token -> expiry in ms), 2 mark of a refused wake-up, 3 brake.
-# ARGV: 1 life of a token in ms, 2 cap, 3 how many are wanted, 4 prefix of the new tokens.
-# Answer: how many were granted, how many there were before.
+# KEYS and ARGV as above, and ARGV: 6 '1' for live work.
 _TAKE = f"""
-if redis.call('EXISTS', KEYS[3]) == 1 then return {{0, 0}} end
-local wanted = ARGV[3]
 {_GRANT}
+local brake = redis.call('GET', KEYS[3])
+if brake and not (ARGV[6] == '1' and brake == 'soft') then return {{0, 0, 0}} end
+return grant(ARGV[3], ARGV[6] == '1')
 """
 
 # The end of an attempt and what follows it, in one step: nobody can be refused between the two.
-# KEYS and ARGV as above, and ARGV: 5 token that ends, 6 how many are wanted if a wake-up was refused meanwhile,
-# 7 brake in ms or 0.
+# KEYS and ARGV as above, and ARGV: 6 token that ends, 7 how many are wanted if a wake-up was refused meanwhile,
+# 8 brake in ms or 0, 9 'soft' or '1': what kind of brake, 10 how long there is a live backlog, in ms, or 0.
+# Answer as above; the third number is 2 when a live wake-up was refused meanwhile, so that one has to follow.
 _END = f"""
-redis.call('ZREM', KEYS[1], ARGV[5])
-local refused = redis.call('DEL', KEYS[2])
-if ARGV[7] ~= '0' then redis.call('SET', KEYS[3], '1', 'PX', ARGV[7]) end
-local wanted = ARGV[3]
-if wanted == '0' and refused == 1 then wanted = ARGV[6] end
-if wanted == '0' or redis.call('EXISTS', KEYS[3]) == 1 then return {{0, 0}} end
 {_GRANT}
+redis.call('ZREM', KEYS[1], ARGV[6], 'r' .. ARGV[6])
+local mark = redis.call('GET', KEYS[2])
+if mark then redis.call('DEL', KEYS[2]) end
+if ARGV[8] ~= '0' then redis.call('SET', KEYS[3], ARGV[9], 'PX', ARGV[8]) end
+if ARGV[10] ~= '0' then redis.call('SET', KEYS[4], '1', 'PX', ARGV[10]) end
+local wanted = ARGV[3]
+if wanted == '0' and mark and mark ~= 'live' then wanted = ARGV[7] end
+local answer = {{0, 0, 0}}
+if wanted ~= '0' and redis.call('EXISTS', KEYS[3]) == 0 then answer = grant(wanted, false) end
+if mark == 'live' then answer[3] = 2 end
+return answer
 """
 
-# KEYS as above. ARGV: 1 token. Answer: 1 when a wake-up was refused meanwhile, so that one has to follow.
+# KEYS as above. ARGV: 1 token. Answer: 1 when a wake-up was refused meanwhile, so that one has to follow, 2 a live one.
 _GIVE = """
-redis.call('ZREM', KEYS[1], ARGV[1])
-return redis.call('DEL', KEYS[2])
+redis.call('ZREM', KEYS[1], ARGV[1], 'r' .. ARGV[1])
+local mark = redis.call('GET', KEYS[2])
+if not mark then return 0 end
+redis.call('DEL', KEYS[2])
+return mark == 'live' and 2 or 1
 """
 
 # KEYS: 1 tokens. ARGV: 1 life in ms, 2 token.
 _HOLD = """
 local t = redis.call('TIME')
-redis.call('ZADD', KEYS[1], t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[1], ARGV[2])
+redis.call('ZREM', KEYS[1], ARGV[2])
+redis.call('ZADD', KEYS[1], t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[1], 'r' .. ARGV[2])
 redis.call('PEXPIRE', KEYS[1], 600000)
 return 1
 """
+
+
+class Refused(IntEnum):
+    """A wake-up that was not sent because enough were there; whoever ends sends it."""
+
+    NONE = 0
+    FURTHER = 1
+    LIVE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """An attempt that has ended, as `_END` takes it."""
+
+    pair: tuple[str, str]
+    token: str
+    wanted: int
+    refused: int
+    brake: float | None
+    soft: bool
+    backlog: bool
+
+    def arguments(self) -> tuple[str | int, ...]:
+        """ARGV from the sixth on."""
+        brake = max(1, int(self.brake * 1000)) if self.brake else 0
+        backlog = int(BACKLOG_SECONDS * 1000) if self.backlog else 0
+        return self.token, self.refused, brake, "soft" if self.soft else "1", backlog
 
 
 class Waker:
@@ -104,18 +177,24 @@ class Waker:
         self._end = self._redis.register_script(_END)
         self._give = self._redis.register_script(_GIVE)
         self._hold = self._redis.register_script(_HOLD)
+        # What waits in a broker of another kind cannot be seen from here; that one loses nothing.
+        self._lists = settings.broker_url == settings.redis_url
         self._lock = Lock()
         self._complained = 0.0
         self._messages: dict[tuple[str, str], tuple[str, dict[str, Any], dict[str, Any]]] = {}
         self.pushed = 0
 
-    def wake(self, pairs: Iterable[tuple[str, str]], *, wanted: int = 1, further: bool = False) -> int:
+    def wake(
+        self, pairs: Iterable[tuple[str, str]], *, wanted: int = 1, further: bool = False, live: bool = False
+    ) -> int:
         """Wake (slug, context) pairs, up to `wanted` messages each and never beyond the cap; returns how many went out.
 
-        `further`: the pair is at work already, so its wake-ups go to the threads that are not reserved.
+        `further`: the pair is at work already, so its wake-ups go to the threads that are not reserved. `live`:
+        somebody said that something changed; unless the pair has a backlog of such work, one wake-up goes to the
+        reserved threads even while a load or a sweep keeps the pair busy.
         """
         chosen = self._known(pairs)
-        return self._guarded(lambda: self._wake(chosen, wanted, further)) if chosen else 0
+        return self._guarded(lambda: self._wake(chosen, wanted, further, live)) if chosen else 0
 
     def end(
         self,
@@ -125,15 +204,19 @@ class Waker:
         wanted: int,
         refused: int,
         brake: float | None = None,
+        soft: bool = False,
+        backlog: bool = False,
         others: Iterable[tuple[str, str]] = (),
     ) -> int:
         """The attempt of `ended` has ended: give its token back and wake whoever has work now, in one trip.
 
         `wanted` further wake-ups for the pair itself, `refused` where none is wanted but one was refused meanwhile.
-        `brake`: seconds for which nobody is woken for it. Returns how many went out.
+        `brake`: seconds for which nobody is woken for it, `soft`: but for live work. `backlog`: its claim was full of
+        live work, so for a while what comes new waits its turn with the rest. Returns how many went out.
         """
         chosen = self._known(others)
-        return self._guarded(lambda: self._wake(chosen, 1, False, (ended, token, wanted, refused, brake)))
+        end = _End(ended, token, wanted, refused, brake, soft, backlog)
+        return self._guarded(lambda: self._wake(chosen, 1, False, False, end))
 
     def _known(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """A newer version may have asked for a context that this one does not know; its own workers are woken by it."""
@@ -149,35 +232,35 @@ class Waker:
         return sent
 
     def _wake(
-        self,
-        pairs: Sequence[tuple[str, str]],
-        wanted: int,
-        further: bool,
-        ended: tuple[tuple[str, str], str, int, int, float | None] | None = None,
+        self, pairs: Sequence[tuple[str, str]], wanted: int, further: bool, live: bool, ended: _End | None = None
     ) -> int:
-        chosen = [*([ended[0]] if ended else ()), *pairs]
+        chosen = [*([ended.pair] if ended else ()), *pairs]
         stems = [uuid.uuid4().hex for _ in chosen]
+        life = WAITING_TOKEN_MS if self._lists else LONGEST_WAIT_MS
         with self._redis.pipeline(transaction=False) as pipe:
             for number, (slug, context) in enumerate(chosen):
-                grant = [WAITING_TOKEN_MS, self._settings.contexts[context].cap]
-                keys = self._keys(slug, context)
+                keys, cap = self._keys(slug, context), self._settings.contexts[context].cap
+                grant: list[str | int] = [life, cap, wanted, stems[number], LONGEST_WAIT_MS]
                 if ended and number == 0:
-                    brake = max(1, int(ended[4] * 1000)) if ended[4] else 0
-                    args: list[str | int] = [*grant, ended[2], stems[0], ended[1], ended[3], brake]
-                    self._end(keys=keys, args=args, client=pipe)
+                    grant[2] = ended.wanted
+                    self._end(keys=keys, args=[*grant, *ended.arguments()], client=pipe)
                 else:
-                    self._take(keys=keys, args=[*grant, wanted, stems[number]], client=pipe)
+                    self._take(keys=keys, args=[*grant, "1" if live else "0"], client=pipe)
             answers: list[Any] = pipe.execute()
-        if not any(granted for granted, _ in answers):
-            return 0
         sent = 0
-        with self._app.producer_pool.acquire(block=True, timeout=2) as producer:
-            for place, ((slug, context), stem, (granted, busy)) in enumerate(zip(chosen, stems, answers, strict=True)):
-                goes_on = further or bool(ended and place == 0)
-                for number in range(1, granted + 1):
-                    lane: Lane = "more" if goes_on or busy or number > 1 else "first"
-                    self._publish(producer, slug, context, f"{stem}{number}", lane)
-                    sent += 1
+        if any(granted for granted, *_ in answers):
+            with self._app.producer_pool.acquire(block=True, timeout=2) as producer:
+                for place, ((slug, context), stem, (granted, busy, past)) in enumerate(
+                    zip(chosen, stems, answers, strict=True)
+                ):
+                    goes_on = further or bool(ended and place == 0)
+                    for number in range(1, granted + 1):
+                        lane: Lane = "more" if past != 1 and (goes_on or busy or number > 1) else "first"
+                        token = f"l{stem}{number}" if past == 1 else f"{stem}{number}"
+                        self._publish(producer, slug, context, token, lane)
+                        sent += 1
+        if ended and answers[0][2] == 2:
+            sent += self._wake([ended.pair], 1, False, True)
         return sent
 
     def _publish(self, producer: Producer, slug: str, context: str, token: str, lane: Lane) -> None:
@@ -235,18 +318,28 @@ class Waker:
         except (redis.RedisError, OSError) as fault:
             self._complain(fault)
 
-    def give(self, slug: str, context: str, token: str) -> bool:
-        """The attempt has ended; `True` when a wake-up was refused meanwhile and one has to follow."""
+    def give(self, slug: str, context: str, token: str) -> Refused:
+        """The attempt has ended; what kind of wake-up was refused meanwhile, so that one has to follow."""
         try:
-            return bool(self._give(keys=self._keys(slug, context), args=[token]))
+            return Refused(self._give(keys=self._keys(slug, context), args=[token]))
         except (redis.RedisError, OSError) as fault:
             self._complain(fault)
-            return False
+            return Refused.NONE
 
-    def brake(self, slug: str, context: str, seconds: float) -> None:
-        """Nobody is woken for this pair for `seconds`: a limit or a circuit says so. The sweep wakes it afterwards."""
+    def brake(self, slug: str, context: str, seconds: float, *, soft: bool = False) -> None:
+        """Nobody is woken for this pair for `seconds`: a limit or a circuit says so. The sweep wakes it afterwards.
+
+        `soft`: live work may try all the same; what is used up is used up for less important work only.
+        """
         try:
-            self._redis.set(self._keys(slug, context)[2], "1", px=max(1, int(seconds * 1000)))
+            self._redis.set(self._keys(slug, context)[2], "soft" if soft else "1", px=max(1, int(seconds * 1000)))
+        except (redis.RedisError, OSError) as fault:
+            self._complain(fault)
+
+    def backlog(self, slug: str, context: str) -> None:
+        """A claim was full of live work: for a while what comes new waits its turn with the rest."""
+        try:
+            self._redis.set(self._keys(slug, context)[3], "1", px=int(BACKLOG_SECONDS * 1000))
         except (redis.RedisError, OSError) as fault:
             self._complain(fault)
 
@@ -306,7 +399,9 @@ class Waker:
 
     def _keys(self, slug: str, context: str) -> list[str]:
         stem = f"{self._settings.prefix}:wake:{{{slug}.{context}}}"
-        return [f"{stem}:tokens", f"{stem}:mark", f"{stem}:brake"]
+        first, more = (queue_for(self._settings, slug, context, lane) for lane in get_args(Lane))
+        lists = [f"{self._settings.prefix}:{name}" for name in (first, more)]
+        return [f"{stem}:tokens", f"{stem}:mark", f"{stem}:brake", f"{stem}:backlog", *lists]
 
     def _complain(self, fault: Exception) -> None:
         """Say that nobody can be woken, once in ten seconds at most."""

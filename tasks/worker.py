@@ -5,6 +5,8 @@ Everything that must survive is in PostgreSQL; a worker may be killed at any mom
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import os
 import signal
@@ -13,7 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from celery import bootsteps
@@ -23,6 +25,7 @@ from celery.worker import WorkController
 from celery.worker.consumer import Consumer
 
 from hub.contexts import CONTEXTS, Context
+from hub.crew import Crew
 from hub.db import StorageAway, StorageRefused, open_pool
 from hub.errors import BadInput
 from hub.ledger import Ledger
@@ -36,12 +39,15 @@ from tasks.wake import Waker
 
 log = logging.getLogger("hub.worker")
 
-CALLS_AT_ONCE = 32
-"""Outgoing calls of one process at the same time."""
+CALLS_AT_ONCE = 43
+"""Outgoing calls of both lanes of a worker at the same time; each lane has its part, as of the threads."""
 
 
 EVENTS_EVERY = 0.2
 """Seconds for which events of tasks may wait for others."""
+
+LONGEST_ALARM = 5.0
+"""Seconds: who is to be left alone for less is woken by the process that found out; else the sweep comes too late."""
 
 
 class KeysDied(Exception):  # noqa: N818 – shown in Flower: says what happened
@@ -113,6 +119,7 @@ class Attempts:
         self._reconciler = reconciler
         self._waker = waker
         self._running: dict[str, tuple[str, str, str]] = {}
+        self._alarms = Alarms()
 
     def run(self, slug: str, context: str, token: str, *, first: bool) -> str:
         """One attempt for a wake-up; the sentence is what Flower shows. Raises `KeysDied` when a key died.
@@ -153,7 +160,18 @@ class Attempts:
         more = 2 if report.full else 1
         again = here in pairs and not report.brake
         pairs.discard(here)
-        self._waker.end(here, token, wanted=more if again else 0, refused=more, brake=report.brake, others=pairs)
+        self._waker.end(
+            here,
+            token,
+            wanted=more if again else 0,
+            refused=more,
+            brake=report.brake,
+            soft=report.soft,
+            backlog=report.backlog,
+            others=pairs,
+        )
+        if report.brake and report.brake <= LONGEST_ALARM:
+            self._alarms.ring(report.brake, partial(self._waker.wake, [here], further=True))
 
 
 class CalmEvents(bootsteps.StartStopStep):
@@ -169,6 +187,30 @@ class CalmEvents(bootsteps.StartStopStep):
             consumer.timer.call_repeatedly(EVENTS_EVERY, dispatcher.flush)
 
 
+class Alarms:
+    """Does things later, in one thread of its own; they are forgotten when the process ends."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[float, int, Callable[[], object]]] = []
+        self._numbers = itertools.count()
+        self._changed = threading.Condition()
+        threading.Thread(target=self._follow, name="alarms", daemon=True).start()
+
+    def ring(self, seconds: float, what: Callable[[], object]) -> None:
+        """Do `what` in so many seconds; it must not raise."""
+        with self._changed:
+            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), what))
+            self._changed.notify()
+
+    def _follow(self) -> None:
+        while True:
+            with self._changed:
+                while not self._due or self._due[0][0] > time.monotonic():
+                    self._changed.wait(self._due[0][0] - time.monotonic() if self._due else None)
+                what = heapq.heappop(self._due)[2]
+            what()
+
+
 class StoreQueues(bootsteps.StartStopStep):
     """Makes a running consumer serve the queues of stores that were added, and leave those that were removed."""
 
@@ -182,6 +224,8 @@ class StoreQueues(bootsteps.StartStopStep):
 
     def _follow(self, consumer: Consumer) -> None:
         wanted = type(self).wanted()
+        if wanted == self._served:
+            return
         for name in wanted - self._served:
             consumer.app.amqp.queues.add(queue(name))
             consumer.add_task_queue(name)
@@ -229,7 +273,7 @@ def run(
     app = make_app(settings)
     outlive_broker(app, settings)
     waker = Waker(settings, app)
-    calls = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="call")
+    calls = Crew(_calls(settings, pools, lane))
     heart = Heart(ledger, name, lease=settings.sweep.lease_seconds, every=settings.sweep.heartbeat_seconds)
     heart.start()
     links = Links(settings, pool, box, slot=ledger.slot)
@@ -246,9 +290,15 @@ def run(
 
     register_replay(app, pool, ledger, waker, links.names)
 
+    served: tuple[Mapping[int, str], set[str]] = ({}, set())
+
     def wanted() -> set[str]:
-        slugs = sorted(links.names().values())
-        return set().union(*(queues_of(settings, one, shards, lane, slugs) for one in pools))
+        nonlocal served
+        names = links.names()
+        if names is not served[0]:
+            slugs = sorted(names.values())
+            served = names, set().union(*(queues_of(settings, one, shards, lane, slugs) for one in pools))
+        return served[1]
 
     StoreQueues.wanted = staticmethod(wanted)
     app.steps["consumer"].add(StoreQueues)
@@ -270,7 +320,7 @@ def run(
     finally:
         heart.stop()
         links.close()
-        calls.shutdown(wait=False, cancel_futures=True)
+        calls.close()
         waker.close()
         pool.close()
     return int(worker.exitcode or 0)
@@ -289,7 +339,18 @@ def _catch_up(settings: Settings, links: Links, ledger: Ledger, waker: Waker, sl
     waker.wake([(slug, context) for context in CONTEXTS])
 
 
+def _calls(settings: Settings, pools: Sequence[str], lane: Lane) -> int:
+    """Calls that this lane makes at once: its part of `CALLS_AT_ONCE`."""
+    threads = sum(settings.pools[pool].threads for pool in pools)
+    first = round(CALLS_AT_ONCE * sum(settings.pools[pool].reserved for pool in pools) / threads)
+    if not first:
+        return CALLS_AT_ONCE if lane == "first" else 1
+    return first if lane == "first" else CALLS_AT_ONCE - first
+
+
 def _threads(settings: Settings, pool: str, lane: Lane) -> int:
-    """A reserved part of a pool's threads serves first wake-ups, the rest the further ones."""
+    """A reserved part of a pool's threads serves first wake-ups, the rest the further ones; none reserved: one lot."""
     chosen = settings.pools[pool]
+    if not chosen.reserved:
+        return chosen.threads if lane == "first" else 1
     return max(1, chosen.reserved if lane == "first" else chosen.threads - chosen.reserved)

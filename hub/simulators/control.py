@@ -6,6 +6,7 @@ Every call has time-outs; a refusal raises `ControlRefusedError` with every prob
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 import requests
@@ -153,6 +154,11 @@ class VtexControl:
         """Change many SKUs in one call; each change has `id` and what changes."""
         body = {"changes": [dict(one) for one in changes], "notify": notify}
         return int(self._call("PATCH", f"/accounts/{account}/skus", body)["notifications"])
+
+    def change_at(self, account: str, sku: int, **fields: object) -> datetime:
+        """Change one SKU and tell the affiliates; when it was changed, by the simulator's clock (aware UTC)."""
+        body = {"changes": [{"id": sku, **fields}], "notify": True}
+        return datetime.fromisoformat(self._call("PATCH", f"/accounts/{account}/skus", body)["at"])
 
     def drop(self, account: str, sku: int, *, notify: bool = True) -> None:
         """Delete a SKU."""

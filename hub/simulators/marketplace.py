@@ -802,6 +802,16 @@ class OutageBody(_Body):
     seconds: float = Field(10, gt=0)
 
 
+class ShelfBody(_Body):
+    """Listings that are there from the beginning: SKUs `first` to `first + count - 1`. Money in cents."""
+
+    first: int = Field(ge=1)
+    count: int = Field(ge=1, le=100_000)
+    category: str = "MC-130"
+    price: int = Field(9990, ge=0)
+    stock: int = Field(0, ge=0)
+
+
 class DriftBody(_Body):
     """What to change behind the seller's back. Money in cents."""
 
@@ -1069,6 +1079,16 @@ class Control:
         told = self._of(request).lies
         return JSONResponse([{"at": at.isoformat(), "operation": what, "sku": sku} for at, what, sku in told])
 
+    async def shelve(self, request: Request) -> Response:
+        """Open listings without any seller's call; the id of each SKU's listing."""
+        account, body = self._of(request), await _wanted(request, ShelfBody)
+        changes = {"category": body.category, "price": body.price, "list_price": body.price}
+        ids = {
+            str(sku): account.create(str(sku), {"title": f"SKU {sku}", **changes, "stock": body.stock}, "hand").id
+            for sku in range(body.first, body.first + body.count)
+        }
+        return JSONResponse(ids, 201)
+
     async def drift(self, request: Request) -> Response:
         """Change by hand what a SKU shows."""
         account, body = self._of(request), await _wanted(request, DriftBody)
@@ -1174,6 +1194,7 @@ class Control:
             ("POST", f"{of}/outage", self.outage),
             ("GET", f"{of}/shown", self.shown),
             ("GET", f"{of}/shown/{{sku}}", self.shown_sku),
+            ("POST", f"{of}/shelf", self.shelve),
             ("PATCH", f"{of}/shown/{{sku}}", self.drift),
             ("GET", f"{of}/history", self.history),
             ("GET", f"{of}/lies", self.lies),

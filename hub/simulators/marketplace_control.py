@@ -192,6 +192,13 @@ class MarketplaceControl:
         """Forget an account and everything in it."""
         self._call("DELETE", f"/accounts/{name}")
 
+    def shelve(self, name: str, first: int, count: int, **values: object) -> dict[str, str]:
+        """Open listings for SKUs `first` to `first + count - 1` without any seller's call; SKU → id of its listing."""
+        found: dict[str, str] = self._call(
+            "POST", f"/accounts/{name}/shelf", {"first": first, "count": count, **values}
+        )
+        return found
+
     def turn(self, name: str, **dials: object) -> None:
         """Turn some dials of an account."""
         self._call("PATCH", f"/accounts/{name}", dials)

@@ -895,7 +895,7 @@ class Steering:
         strange = [one.category for one in wanted.changes if one.category and one.category not in catalog.categories]
         if strange:
             return _wrong("changes.category", strange, "use ids of existing categories")
-        now = time.monotonic()
+        now, moment = time.monotonic(), datetime.now(UTC)
         news = [touched for one in wanted.changes for touched in _apply(catalog, one, now)]
         sent = 0
         if wanted.notify:
@@ -905,7 +905,7 @@ class Steering:
                 if wanted.notify == "burst":
                     told = _burst(catalog, told)
                 sent += account.notifier.announce([affiliate], told)
-        return JSONResponse({"changed": len(wanted.changes), "notifications": sent})
+        return JSONResponse({"changed": len(wanted.changes), "notifications": sent, "at": moment.isoformat()})
 
     async def drop(self, request: Request) -> Response:
         """Delete a SKU; `?notify=true` tells the affiliates that it left."""

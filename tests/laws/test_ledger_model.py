@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from hub.errors import Problem
 from hub.ledger import CREDENTIAL_RETRY, DEAD_PAUSE, Claim, Ledger
-from hub.model import Ask
+from hub.model import Ask, Urgency
 from hub.outcome import (
     Done,
     Ending,
@@ -319,8 +319,10 @@ class Laws(RuleBasedStateMachine):
         for ending in endings:
             self.ended(taken, ending)
         for ending in endings:
+            claimed = [row.urgency for row in taken.claim.items[ending.key].values()]
+            least = Urgency.LOAD if claimed and min(claimed) >= Urgency.LOAD else 0  # a load's work stays a load's
             for ask in ending.outcome.then if isinstance(ending.outcome, Done) else ():
-                self.asked((ask.context, ask.key), ask.urgency, ask.heard)
+                self.asked((ask.context, ask.key), max(ask.urgency, least), ask.heard)
         self.gated(taken.claim.context, [ending.outcome for ending in endings])
         contexts = {context for context, _ in places}
         left = {(STORE, context) for (context, _), row in self.rows.items() if row.work == "p" and context in contexts}

@@ -14,7 +14,7 @@ import redis
 
 from hub.settings import Settings
 from tasks.app import dead_queue, make_app, queue_for
-from tasks.wake import _GIVE, _HOLD, _TAKE, Waker
+from tasks.wake import _GIVE, _HOLD, _TAKE, Refused, Waker
 
 PAIR = ("acme", "stock")
 
@@ -42,11 +42,16 @@ class Broker:
         found = self.redis.keys(f"{self.prefix}:wake:*tokens")
         return [token.decode() for key in found for token in self.redis.zrange(key, 0, -1)]
 
-    def lapse(self) -> None:
-        """Let every token be of long ago."""
+    def now(self) -> int:
+        """Redis' clock in milliseconds."""
+        seconds, micros = self.redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def lapse(self, at: int = 1) -> None:
+        """Let every token have lapsed then (ms): long ago when left out."""
         for key in self.redis.keys(f"{self.prefix}:wake:*tokens"):
             for token in self.redis.zrange(key, 0, -1):
-                self.redis.zadd(key, {token: 1})
+                self.redis.zadd(key, {token: at})
 
 
 @pytest.fixture
@@ -126,7 +131,45 @@ def test_a_running_attempt_keeps_its_token(broker: Broker) -> None:
     broker.lapse()
     broker.waker.hold([(*PAIR, kept)])
     assert broker.waker.wake([PAIR], wanted=broker.cap) == broker.cap - 1
-    assert kept in broker.tokens()
+    assert f"r{kept}" in broker.tokens()
+
+
+def test_a_message_that_waits_long_keeps_its_token_and_a_dead_worker_does_not(broker: Broker) -> None:
+    broker.waker.wake([PAIR], wanted=broker.cap)
+    broker.waker.hold([(*PAIR, broker.tokens()[0])])
+    broker.lapse(broker.now() - 1000)
+    assert broker.waker.wake([PAIR], wanted=broker.cap) == 1, "the others are not lost, their queue is long"
+    for lane in ("first", "more"):
+        broker.redis.delete(f"{broker.prefix}:{queue_for(broker.settings, *PAIR, lane)}")
+    broker.lapse(broker.now() - 1000)
+    assert broker.waker.wake([PAIR], wanted=broker.cap) == broker.cap, "nothing waits, so they are lost"
+
+
+def test_a_live_change_passes_a_load_once_and_waits_its_turn_in_a_backlog_of_live_work(broker: Broker) -> None:
+    broker.waker.wake([PAIR], wanted=broker.cap)
+    first = broker.waiting("first")
+    assert broker.waker.wake([PAIR], live=True) == 1, "even past the cap"
+    assert broker.waiting("first") == first + 1
+    assert broker.waker.wake([PAIR], live=True) == 0, "one at a time"
+    live = next(token for token in broker.tokens() if token.startswith("l"))
+    broker.waker.hold([(*PAIR, live)])
+    assert broker.waker.wake([PAIR], live=True) == 0, "also while it runs"
+    assert broker.waker.give(*PAIR, live) is Refused.LIVE
+    assert broker.waker.wake([PAIR], live=True) == 1
+    broker.waker.backlog(*PAIR)
+    for token in broker.tokens():
+        broker.waker.give(*PAIR, token)
+    assert broker.waker.wake([PAIR], live=True) == 1
+    assert broker.waker.wake([PAIR], live=True) == 1
+    assert broker.waiting("more") == broker.cap, "the second of them, behind what waits there"
+
+
+def test_less_important_work_brakes_itself_and_not_what_is_live(broker: Broker) -> None:
+    broker.waker.brake(*PAIR, 60.0, soft=True)
+    assert broker.waker.wake([PAIR]) == 0
+    assert broker.waker.wake([PAIR], live=True) == 1
+    broker.waker.brake(*PAIR, 60.0)
+    assert broker.waker.wake([PAIR], live=True) == 0
 
 
 def test_a_brake_wakes_nobody_until_it_is_taken_off(broker: Broker) -> None:
@@ -160,7 +203,7 @@ def test_a_redis_that_forgot_everything_only_forgets_the_count(broker: Broker) -
     token = broker.tokens()[0]
     for key in broker.redis.keys(f"{broker.prefix}:*"):
         broker.redis.delete(key)
-    assert broker.waker.give(*PAIR, token) is False
+    assert not broker.waker.give(*PAIR, token)
     assert broker.waker.wake([PAIR]) == 1
 
 
@@ -168,7 +211,7 @@ def test_without_redis_nothing_is_woken_and_nothing_is_raised() -> None:
     settings = settings_for("redis://127.0.0.1:1/0")
     waker = Waker(settings, make_app(settings))
     assert waker.wake([PAIR]) == 0
-    assert waker.give(*PAIR, "token") is False
+    assert not waker.give(*PAIR, "token")
     waker.hold([(*PAIR, "token")])
     waker.brake(*PAIR, 1.0)
     waker.release(*PAIR)
@@ -210,7 +253,7 @@ def test_a_context_of_a_newer_version_is_woken_by_nobody_here(broker: Broker) ->
     assert broker.waker.wake([("acme-mkt", "divination"), PAIR]) == 1
 
 
-KEYS = ["tokens", "mark", "brake"]
+KEYS = ["tokens", "mark", "brake", "backlog", "first", "more"]
 
 
 @pytest.fixture(params=["valkey", "fakeredis"])
@@ -230,12 +273,16 @@ def scripts(request: pytest.FixtureRequest) -> Iterator[Any]:
 def test_taking_holding_and_giving_mean_the_same_everywhere(scripts: Any) -> None:
     keys = [f"t-scripts-{time.monotonic_ns()}-{key}" for key in KEYS]
     take, give, hold = (scripts.register_script(text) for text in (_TAKE, _GIVE, _HOLD))
-    assert take(keys=keys, args=[20_000, 3, 2, "a"]) == [2, 0]
-    assert take(keys=keys, args=[20_000, 3, 2, "b"]) == [1, 2]
-    assert take(keys=keys, args=[20_000, 3, 2, "c"]) == [0, 3]
+    assert take(keys=keys, args=[20_000, 3, 2, "a", 600_000, "0"]) == [2, 0, 0]
+    assert take(keys=keys, args=[20_000, 3, 2, "b", 600_000, "0"]) == [1, 2, 0]
+    assert take(keys=keys, args=[20_000, 3, 2, "c", 600_000, "0"]) == [0, 3, 0]
     assert hold(keys=keys[:1], args=[15_000, "a1"]) == 1
     assert give(keys=keys, args=["a1"]) == 1
     assert give(keys=keys, args=["a2"]) == 0
     scripts.set(keys[2], "1")
-    assert take(keys=keys, args=[20_000, 3, 2, "d"]) == [0, 0]
+    assert take(keys=keys, args=[20_000, 3, 2, "d", 600_000, "0"]) == [0, 0, 0]
+    assert take(keys=keys, args=[20_000, 3, 2, "d", 600_000, "1"]) == [0, 0, 0]
+    scripts.set(keys[2], "soft")
+    assert take(keys=keys, args=[20_000, 3, 2, "e", 600_000, "0"]) == [0, 0, 0]
+    assert take(keys=keys, args=[20_000, 3, 2, "e", 600_000, "1"])[0] == 1
     scripts.delete(*keys)

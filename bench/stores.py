@@ -1,0 +1,286 @@
+"""What the number of stores costs: the same work for 10 to 10,000 of them in both layouts; 500 more at run time.
+
+Peers answer in 200 ms. The work is the same number of keys, spread over all stores: a reading of VTEX that finds
+nothing to send. `BENCH_SMALL=1` takes fewer keys and no more than 1,000 stores; `BENCH_STORES` names the numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import requests
+
+from bench.measure import Line, Spread
+from bench.plant import MARKETPLACE, NO_LIMIT, Plant, running_plant, wait_for
+from hub.model import Ask, Urgency
+from hub.stores import token_digest
+
+SMALL = os.environ.get("BENCH_SMALL") == "1"
+COUNTS = [int(one) for one in os.environ.get("BENCH_STORES", "10 100 1000" if SMALL else "10 100 1000 10000").split()]
+KEYS = 3_000 if SMALL else 12_000
+MOST_PER_STORE = 1_000
+"""Stores up to which the layout `per_store` is measured."""
+IDLE_SECONDS = 8.0 if SMALL else 30.0
+ACCOUNTS = 10
+SKUS = 2_000
+ADDED = 50 if SMALL else 500
+CONSONANTS = "BCDFGHJKLMNPQRSTVWXYZ"
+
+
+def lines() -> list[Line]:
+    """The curve of each layout, and the stores that are added at run time."""
+    chosen = os.environ.get("BENCH_ROWS", "pooled per_store added").split()
+    found: list[Line] = []
+    if "pooled" in chosen:
+        found += curve("pooled", COUNTS)
+    if "per_store" in chosen:
+        found += curve("per_store", [count for count in COUNTS if count <= MOST_PER_STORE])
+    if "added" in chosen:
+        found += added_at_run_time()
+    return found
+
+
+def _say(text: str) -> None:
+    print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def curve(layout: str, counts: Sequence[int]) -> list[Line]:
+    """Keys per second, the CPU of a key and of nothing to do, for each number of stores."""
+    seen: dict[int, dict[str, float]] = {}
+    for count in counts:
+        with running_plant() as plant:
+            plant.configure({"layout": layout})
+            seen[count] = _measured(plant, count)
+        _say(f"{layout} {count}: {seen[count]}")
+    least = seen[min(counts)]
+    must = "idle ≤ 2 % CPU" + (", ≥ 1.0 × with the fewest stores" if layout == "pooled" else "")
+    return [
+        Line(
+            bench=f"stores: {layout}, {count}",
+            unit="keys/s",
+            ours=Spread((figures["rate"],)),
+            must=must,
+            passed=figures["idle"] <= 0.02 and (layout != "pooled" or figures["rate"] >= least["rate"]),
+            peer=Spread((least["rate"],)),
+            peer_name=f"with {min(counts)}",
+            beside={
+                "worker CPU while working": f"{100 * figures['busy']:.0f} %",
+                "worker CPU per key (ms)": figures["cost"],
+                "idle worker CPU": f"{100 * figures['idle']:.1f} %",
+                "worker MB": figures["memory"],
+            },
+        )
+        for count, figures in seen.items()
+    ]
+
+
+def _measured(plant: Plant, count: int) -> dict[str, float]:
+    names = ("first", "more")
+    _register(plant, count)
+    plant.begin()
+    _pend(plant, KEYS, count)
+    cpu, began, before = 0.0, 0.0, 0
+    ends = time.monotonic() + 600
+    while (done := _done(plant)) < 0.1 * KEYS and time.monotonic() < ends:
+        time.sleep(0.05)
+    began, before, cpu = time.monotonic(), done, sum(plant.busy(names).values())
+    while (done := _done(plant)) < 0.9 * KEYS and time.monotonic() < ends:
+        time.sleep(0.05)
+    took, used = time.monotonic() - began, sum(plant.busy(names).values()) - cpu
+    wait_for(lambda: _done(plant) >= KEYS, seconds=300, why="the work is not done")
+    time.sleep(3)  # what follows the last settle has ended
+    before_idle, idle_began = plant.busy(names), time.monotonic()
+    time.sleep(IDLE_SECONDS)
+    lasted = time.monotonic() - idle_began
+    idle = [(plant.busy(names)[name] - was) / lasted for name, was in before_idle.items()]
+    return {
+        "rate": (done - before) / took,
+        "busy": used / took / len(names),
+        "cost": 1000 * used / max(1, done - before),
+        "idle": max(idle),
+        "memory": max(_resident(plant, name) for name in names),
+    }
+
+
+def _done(plant: Plant) -> int:
+    return int(plant.value("select coalesce(sum(finished), 0) from counters where context = 'stock'"))
+
+
+def _resident(plant: Plant, name: str) -> float:
+    with open(f"/proc/{plant.children[name].pid}/status", encoding="ascii") as status:  # noqa: PTH123 – procfs
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
+
+
+def _affiliates(count: int) -> list[str]:
+    return ["".join(letters) for letters in itertools.islice(itertools.product(CONSONANTS, repeat=3), count)]
+
+
+def _accounts(plant: Plant) -> list[str]:
+    names = [f"acc{number}" for number in range(ACCOUNTS)]
+    for name in names:
+        plant.vtex.open_account(name, "vtexappkey-bench", "secret-bench")
+        plant.vtex.grow(name, SKUS, first_id=1, channels=[1], price=[9990, 9990], stock=[7, 7])
+    return names
+
+
+def _settings(plant: Plant, marketplace_url: str) -> dict[str, Any]:
+    return {
+        "vtex_url": f"{plant.vtex.base_url}/{{account}}",
+        "marketplace_url": marketplace_url,
+        "hub_url": plant.url,
+        "poll_orders_seconds": 86_400.0,
+        "vtex_limit": NO_LIMIT,
+        "marketplace_limit": NO_LIMIT,
+    }
+
+
+def _register(plant: Plant, count: int) -> None:
+    """Stores by SQL, with everything that `hub store add` writes."""
+    seller = plant.marketplace.open_account("everybody", "sync")
+    accounts = _accounts(plant)
+    affiliates = _affiliates(-(-count // ACCOUNTS))
+    rows = [
+        (f"store-{number:05d}", accounts[number % ACCOUNTS], affiliates[number // ACCOUNTS]) for number in range(count)
+    ]
+    settings = json.dumps(_settings(plant, seller.url))
+    with plant.pool.connection() as db:
+        found = db.execute(
+            "insert into stores (slug, account, affiliate, sales_channel, marketplace, token_digest, settings)"
+            " select slug, account, affiliate, 1, %s, digest, %s::jsonb"
+            " from unnest(%s::text[], %s::text[], %s::text[], %s::bytea[]) as s(slug, account, affiliate, digest)"
+            " returning id, slug",
+            (
+                MARKETPLACE,
+                settings,
+                [row[0] for row in rows],
+                [row[1] for row in rows],
+                [row[2] for row in rows],
+                [token_digest(f"token-{row[0]}") for row in rows],
+            ),
+        ).fetchall()
+        secrets = {
+            "vtex": {"app_key": "vtexappkey-bench", "app_token": "secret-bench"},
+            "marketplace": {"token": seller.token},
+        }
+        places, sides, sealed = [], [], []
+        for store, slug in found:
+            for side, values in (secrets | {"hub": {"token": f"token-{slug}"}}).items():
+                places.append(store)
+                sides.append(side)
+                sealed.append(plant.box.seal(json.dumps(values).encode()))
+        db.execute(
+            "insert into credentials (store, side, version, secret)"
+            " select store, side, 1, secret from unnest(%s::int[], %s::text[], %s::bytea[]) as c(store, side, secret)",
+            (places, sides, sealed),
+        )
+        db.execute("select nextval('registry_version')")
+
+
+def _pend(plant: Plant, keys: int, count: int) -> None:
+    """`keys` pending SKUs, spread over all stores; what each shows already is what VTEX would sell."""
+    with plant.pool.connection() as db:
+        ids = [row[0] for row in db.execute("select id from stores order by id").fetchall()]
+    places = [(ids[number % count], str(1 + number // count % SKUS)) for number in range(keys)]
+    plant.do(
+        "insert into bindings (store, sku, remote_id, state) select store, sku, sku, 'published'"
+        " from unnest(%s::int[], %s::text[]) as b(store, sku)",
+        [place[0] for place in places],
+        [place[1] for place in places],
+    )
+    plant.do(
+        "insert into answers (store, context, key, confirmed) select store, 'stock', sku, '{\"quantity\": 7}'"
+        " from unnest(%s::int[], %s::text[]) as b(store, sku)",
+        [place[0] for place in places],
+        [place[1] for place in places],
+    )
+    for begin in range(0, keys, 2000):
+        plant.ledger.enqueue(
+            [Ask(store, "stock", sku, "notification", Urgency.NOTIFIED) for store, sku in places[begin : begin + 2000]]
+        )
+
+
+def added_at_run_time() -> list[Line]:
+    """Stores are added one after the other beside running processes; the last with the command, then a notification."""
+    with running_plant() as plant:
+        _register(plant, 10)
+        plant.begin()
+        seller = plant.marketplace.open_account("added", "sync")
+        settings = _settings(plant, seller.url)
+        credentials = {"vtex": {"app_key": "k", "app_token": "t"}, "marketplace": {"token": seller.token}}
+        affiliates = _affiliates(ADDED + 40)[20:]
+        for number in range(ADDED - 1):
+            plant.registry.add(
+                slug=f"added-{number:03d}",
+                account="acc0",
+                affiliate=affiliates[number],
+                sales_channel=1,
+                marketplace=MARKETPLACE,
+                who="bench",
+                settings=settings,
+                credentials=credentials,
+            )
+        told = plant.files / "settings.json"
+        told.write_text(json.dumps(settings), encoding="utf-8")
+        secrets = plant.files / "credentials.json"
+        secrets.write_text(
+            json.dumps(
+                {
+                    "vtex": {"app_key": "vtexappkey-bench", "app_token": "secret-bench"},
+                    "marketplace": {"token": seller.token},
+                }
+            ),
+            encoding="utf-8",
+        )
+        secrets.chmod(0o600)
+        values = [
+            _added(plant, f"last-{turn}", affiliates[-1 - turn], str(told), str(secrets))
+            for turn in range(1 if SMALL else 5)
+        ]
+    took = Spread(tuple(values))
+    return [
+        Line(
+            bench=f"stores: {ADDED} added at run time",
+            unit="s until the last one's first notification is processed",
+            ours=took,
+            must="≤ 3 s after hub store add returns, every time",
+            passed=max(values) <= 3.0,
+            lower=True,
+        )
+    ]
+
+
+def _added(plant: Plant, slug: str, affiliate: str, settings: str, credentials: str) -> float:
+    argv = [sys.executable, "-m", "hub.cli", "store", "add", slug, "--account", "acc0", "--affiliate", affiliate]
+    argv += ["--sales-channel", "1", "--marketplace", MARKETPLACE, "--settings", settings]
+    argv += ["--credentials", credentials, "--no-check", "--json"]
+    said = subprocess.run(argv, env=plant.env, capture_output=True, text=True, check=False)
+    returned = time.monotonic()
+    if said.returncode:
+        raise RuntimeError(f"hub store add: {said.stderr[-500:]}")
+    url = json.loads(said.stdout)["url"]
+    body = {
+        "IdSku": "77",
+        "An": "acc0",
+        "IdAffiliate": affiliate,
+        "IsActive": True,
+        "StockModified": True,
+        "PriceModified": False,
+        "HasStockKeepingUnitModified": False,
+        "HasStockKeepingUnitRemovedFromAffiliate": False,
+    }
+    wait_for(
+        lambda: requests.post(url, json=body, timeout=5).status_code == 200, seconds=20, why="the intake knows it not"
+    )
+    answered = (
+        "select count(*) from states s join stores t on t.id = s.store"
+        " where t.slug = %s and s.context = 'stock' and s.answered_at is not null"
+    )
+    wait_for(lambda: plant.value(answered, slug), seconds=60, why="the first notification is not processed")
+    return time.monotonic() - returned
