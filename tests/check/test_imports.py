@@ -13,7 +13,7 @@ LAYERS = (
     ("hub.model", "hub.messages", "hub.parsing", "hub.integration", "hub.privacy"),
     ("hub.rules", "hub.outcome", "hub.notification", "hub.ports", "hub.events"),
     ("hub.contexts",),
-    ("hub.wires", "hub.limits", "hub.circuits", "hub.transport"),
+    ("hub.crew", "hub.wires", "hub.limits", "hub.circuits", "hub.transport"),
     ("hub.vtex", "hub.mapper", "hub.marketplaces"),
     ("hub.db", "hub.private_file", "hub.settings", "hub.stores"),
     ("hub.conservation", "hub.remembering", "hub.ledger", "hub.beliefs", "hub.states"),
