@@ -166,9 +166,14 @@ def _check(connection: psycopg.Connection) -> None:
         psycopg_pool.ConnectionPool.check_connection(connection)
 
 
-def _returned(connection: psycopg.Connection) -> None:
-    if isinstance(connection, _Lent):
-        connection.idle_since = time.monotonic()
+class _Pool(psycopg_pool.ConnectionPool[psycopg.Connection]):
+    """A pool whose connections know since when they are idle; its `reset` would send each through another thread."""
+
+    def putconn(self, conn: psycopg.Connection) -> None:
+        """The pool has it back."""
+        if isinstance(conn, _Lent):
+            conn.idle_since = time.monotonic()
+        super().putconn(conn)
 
 
 def open_pool(
@@ -187,7 +192,7 @@ def open_pool(
     seconds (`StorageAway` inside `translated`), and the pool finds it again by itself. A connection that may be broken
     is tried before it is lent, so that a restart of PostgreSQL costs no caller an error.
     """
-    pool: psycopg_pool.ConnectionPool[psycopg.Connection] = psycopg_pool.ConnectionPool(
+    pool = _Pool(
         conninfo(database_url, schema, name=name, seqscan=seqscan),
         connection_class=_Lent,
         kwargs={"autocommit": True, "prepare_threshold": 5 if seqscan else 1},
@@ -196,7 +201,6 @@ def open_pool(
         timeout=timeout,
         max_lifetime=3600.0,
         check=_check,
-        reset=_returned,
         name=name,
         open=False,
     )
