@@ -14,8 +14,9 @@ from enum import StrEnum
 
 UNREACHABLE_SECONDS = 20.0
 """How long a dependency stays unreachable."""
-RECOVERY_SECONDS = 30.0
-"""The bar: work flows again so many seconds after a dependency's return. Nothing else goes away in that time."""
+SETTLE_SECONDS = 12.0
+"""How long a dependency that came back stays at least. The driver lets the next one go only when the hub is at work
+again or is not looked at any longer (`Strikes.carry_out`)."""
 WARM_UP_SECONDS = 2.0
 RETRY_AFTERS = ("-5", "999999999999", "soon", "Wed, 21 Oct 2015 07:28:00 GMT", "1e3")
 """Absurd values of `Retry-After`: negative, huge, garbage, a date long past, a number in the wrong form."""
@@ -104,7 +105,7 @@ class Sizes:
     @property
     def window(self) -> float:
         """Seconds over which faults are spread: room for every outage and its recovery when the run is large."""
-        return self.seconds or max(40.0, self.notifications / 50, self.kills * 8.0) + (150.0 if self.rabbit else 0.0)
+        return self.seconds or max(40.0, self.notifications / 100, self.kills * 6.0) + (100.0 if self.rabbit else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,18 +180,17 @@ def plan(seed: int, sizes: Sizes, *, lease: float) -> Plan:
 
 
 def _outages(chance: random.Random, sizes: Sizes) -> Iterator[Strike]:
-    """Each dependency away in every way, as many as fit, one after the other with the time to recover between."""
+    """Each dependency away in every way, as many as fit, one after the other with time between."""
     there = [fault for fault in DEPENDENCIES if sizes.rabbit or fault not in RABBIT]
     kinds = chance.sample(there, len(there))
     at = WARM_UP_SECONDS + chance.uniform(1, 3)
     while True:
         for fault in kinds:
             seconds = UNREACHABLE_SECONDS if fault in CUTS else 0.0
-            room = seconds + RECOVERY_SECONDS
             if at + seconds > sizes.window:
                 return
             yield Strike(at, fault, seconds=seconds)
-            at += room + chance.uniform(0, 2)
+            at += seconds + SETTLE_SECONDS + chance.uniform(0, 2)
 
 
 def _on_processes(chance: random.Random, sizes: Sizes, kills: int, lease: float) -> Iterator[Strike]:

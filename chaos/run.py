@@ -101,7 +101,6 @@ class _Run:
             traffic.stop()
             self._note(f"the load took {traffic.seconds:.1f} s: {dict(traffic.counts)}")
             await asyncio.to_thread(strikes.heal)
-            await strikes.recovered()
             return await asyncio.to_thread(self._judge, strikes, traffic)
         raise RunFailed("interrupted")
 

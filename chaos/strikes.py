@@ -74,11 +74,14 @@ class Strikes:
     missed: list[str] = field(default_factory=list)
     done: list[Strike] = field(default_factory=list)
     _under_way: set[asyncio.Task[None]] = field(default_factory=set)
-    _watching: set[asyncio.Task[None]] = field(default_factory=set)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _turns: int = 0
 
     async def carry_out(self) -> None:
-        """Every strike at its time; returns when the last has begun and all have ended."""
+        """Every strike at its time, but no dependency goes before the hub has recovered from the last one's absence.
+
+        Returns when all have ended and every return of a dependency was timed.
+        """
         began = time.monotonic()
         for strike in self.world.plan.strikes:
             await asyncio.sleep(max(0.0, began + strike.at - time.monotonic()))
@@ -88,19 +91,12 @@ class Strikes:
         while self._under_way:
             await asyncio.wait(set(self._under_way))
 
-    async def recovered(self) -> None:
-        """Wait until every return was timed."""
-        while self._watching:
-            await asyncio.wait(set(self._watching))
-
     async def _strike(self, strike: Strike) -> None:
         try:
             if strike.fault in plans.PROCESSES:
                 await self._process(strike)
-            elif strike.fault in plans.SERVER_KILLS:
-                await self._server(strike)
-            elif strike.fault in plans.CUTS:
-                await self._cut(strike)
+            elif strike.fault in plans.DEPENDENCIES:
+                await self._in_turn(strike)
             else:
                 await asyncio.to_thread(self._peer, strike)
             self.done.append(strike)
@@ -108,6 +104,15 @@ class Strikes:
             self.missed.append(f"{strike.sentence()}: {type(error).__name__}: {error}")
 
     # -- processes and servers
+
+    async def _in_turn(self, strike: Strike) -> None:
+        """A dependency's absence and the recovery from it, which is nobody else's."""
+        planned = time.monotonic()
+        async with self._turn:
+            if (late := time.monotonic() - planned) > 1.0:
+                self.say(f"  {late:.1f} s later than planned: {strike.fault.value}")
+            await (self._server(strike) if strike.fault in plans.SERVER_KILLS else self._cut(strike))
+            await asyncio.to_thread(self._time_recovery, strike.fault.value)
 
     async def _process(self, strike: Strike) -> None:
         world = self.world
@@ -133,7 +138,6 @@ class Strikes:
         world = self.world
         if strike.fault is Fault.RABBIT_KILL:
             await asyncio.to_thread(self._kill_rabbit)
-            self._watch(strike)
             return
         name = "postgres" if strike.fault is Fault.POSTGRES_KILL else "valkey"
         starts = world.supervisor.starts(name)
@@ -142,7 +146,6 @@ class Strikes:
         async with asyncio.timeout(60):
             while world.supervisor.starts(name) == starts or not world.ready(name):
                 await asyncio.sleep(0.05)
-        self._watch(strike)
 
     async def _cut(self, strike: Strike) -> None:
         mode, name = DOORS[strike.fault]
@@ -151,7 +154,6 @@ class Strikes:
             await asyncio.sleep(strike.seconds)
         finally:
             await asyncio.to_thread(self.world.cut, "pass", name)
-        self._watch(strike)
 
     def _kill_rabbit(self) -> None:
         """The node dies and is started again, as its own machine would."""
@@ -160,11 +162,6 @@ class Strikes:
             self.world.rabbit.start()
 
     # -- recovery
-
-    def _watch(self, strike: Strike) -> None:
-        task = asyncio.create_task(asyncio.to_thread(self._time_recovery, strike.fault.value))
-        self._watching.add(task)
-        task.add_done_callback(self._watching.discard)
 
     def _time_recovery(self, what: str) -> None:
         """Recovered: an intake says that it is ready, a key was answered after the return, and of what was pending when

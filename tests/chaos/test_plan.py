@@ -60,12 +60,12 @@ def test_no_dependency_goes_while_another_is_away(seed: int, chosen: Sizes) -> N
 
 
 @given(st.integers(0, 2**31), st.booleans())
-def test_a_plan_of_full_size_has_every_fault_with_time_to_recover(seed: int, rabbit: bool) -> None:
+def test_a_plan_of_full_size_has_every_fault_with_time_between_outages(seed: int, rabbit: bool) -> None:
     drawn = plan(seed, Sizes(rabbit=rabbit), lease=LEASE)
     absent = set() if rabbit else set(plans.RABBIT)
     assert {strike.fault for strike in drawn.strikes} == set(Fault) - absent
     outages = [strike for strike in drawn.strikes if strike.fault in plans.DEPENDENCIES]
     for one, following in itertools.pairwise(outages):
-        assert following.at - one.ends >= plans.RECOVERY_SECONDS
+        assert following.at - one.ends >= plans.SETTLE_SECONDS
     struck = {strike.target for strike in drawn.strikes if strike.fault in plans.PROCESSES}
     assert struck == set(process_names(Sizes()))
