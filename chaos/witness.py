@@ -230,7 +230,14 @@ class Witness:
         counts = book["counts"]
         self._complete(f"{account}: notifications", len(book["log"]) >= counts.get("sent", 0) + counts.get("lost", 0))
         return [
-            Post(_seconds(one["began"]), "notification", str(one["sku_id"]), one["status"], "vtex")
+            Post(
+                _seconds(one["began"]),
+                "notification",
+                str(one["sku_id"]),
+                one["status"],
+                "vtex",
+                flags=tuple(one["flags"]),
+            )
             for one in book["log"]
             if one["affiliate"] == affiliate
         ]

@@ -61,6 +61,8 @@ class Sent:
     sku_id: int
     variant: str
     status: int
+    flags: tuple[str, ...] = ()
+    """What it said has changed: sku, price, stock, removed, inactive; as far as the variant says so."""
 
 
 @dataclass(slots=True)
@@ -174,7 +176,15 @@ class Notifier:
         return self.chance.choice(PATHS) if self.habits.path == "random" else self.habits.path
 
     def _note(self, affiliate: Affiliate, change: Change, variant: str, status: int, began: str) -> None:
-        self.sent.append(Sent(_now(), began, affiliate.id, change.sku_id, variant, status))
+        self.sent.append(Sent(_now(), began, affiliate.id, change.sku_id, variant, status, _said(change, variant)))
+
+
+def _said(change: Change, variant: str) -> tuple[str, ...]:
+    flags = [name for name in ("sku", "price", "stock", "removed") if getattr(change, name)]
+    if not change.active:
+        flags.append("inactive")
+    seen = {"minimal": ("sku",), "legacy": ("stock", "price")}.get(variant)
+    return tuple(flag for flag in flags if seen is None or flag in seen)
 
 
 def _now() -> str:
