@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hub.contexts.step import Item, Step
-from hub.errors import Refusal
+from hub.errors import NotFound, Problem, Refusal
 from hub.model import JsonTree, LotResult, Row
 from hub.outcome import Done, Ending, Waiting
 from hub.ports import Link, Lots, LotView
 
 LOT = "lot"
+
+LOST_AFTER = 3
+"""Looks after which a lot that the marketplace took and does not know is lost: before, it may be slow to show it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,25 @@ def read(link: Link, item: Item) -> Facts:
     if lot is None or lots is None:
         return Facts(item.key, row, lots, lot)
     if lot.state == "submitted" and lot.ticket is not None:
-        return Facts(item.key, row, lots, lot, result=link.marketplace.lot_result(lot.ticket))
+        return Facts(item.key, row, lots, lot, result=_result(link, lot.ticket, row))
     if lot.state == "submitting":
         # A submit was begun and nobody knows how it ended: look before sending again (law 5).
         return Facts(item.key, row, lots, lot, found=link.marketplace.find_lot(lot.reference))
     return Facts(item.key, row, lots, lot)
+
+
+def _result(link: Link, ticket: str, row: Row) -> LotResult | None:
+    """What became of the lot. One that its marketplace said to have taken and does not know was never done.
+
+    Its records are read anew then and go in another lot; without that its rows would wait for ever.
+    """
+    try:
+        return link.marketplace.lot_result(ticket)
+    except NotFound:
+        if row.attempts < LOST_AFTER:
+            raise
+    lost = Problem("E3", "lot", ticket, "the marketplace took it and does not know it: it is sent again")
+    return LotResult({}, (lost,), retry=True)
 
 
 def decide(facts: Facts) -> Sequence[Ending | Step]:

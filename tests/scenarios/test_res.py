@@ -302,6 +302,18 @@ def test_updates_wait_for_the_result_of_the_lot_that_registers_their_skus(cell: 
     assert early == [], "an offer left before its registration was answered"
 
 
+@pytest.mark.scenario("RES-08")
+def test_a_lot_that_the_marketplace_took_and_does_not_know_is_sent_again(cell: Cell):
+    shop = cell.shop("sandbox-lot")
+    (sku,) = published(shop)
+    cell.marketplace.fault("lie", operation="feed_submit", account=shop.slug, count=1)
+    shop.change(sku, price=8800, list_price=8800)
+    shop.shows(sku, seconds=60, price_cents=8800)
+    shop.quiet(answered=True)
+    states = cell.all("select state from lots where store = %s", shop.store.id)
+    assert {lot["state"] for lot in states} == {"settled"}
+
+
 @pytest.mark.scenario("RES-09")
 def test_a_lot_that_is_partly_refused_is_told_item_by_item(cell: Cell):
     shop = cell.shop("sandbox-lot", dials={"feed_delay": 2.0})
