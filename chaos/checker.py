@@ -81,15 +81,26 @@ def before_healing(evidence: Evidence) -> list[Violation]:
 
     Only what the peers themselves took away may be wrong then: a notification that VTEX lost or that was not answered
     200, after which one of the SKU's contexts was not asked; a read that was stale, and was the last one; a write that
-    the marketplace answered as done, did not do, and that nothing followed. The hub may still be recovering, so that
-    what is pending may be as old as a recovery takes.
+    the marketplace answered as done, did not do, and that nothing followed. What such a SKU shows may be wrong, and its
+    rows may rest on what VTEX said before: refused, or parked until its publication. The hub may still be recovering,
+    so that what is pending may be as old as a recovery takes.
     """
     young = replace(evidence, ended=evidence.ended - RECOVERY_SECONDS + PATIENCE)
     stores = {store.slug: store for store in evidence.stores}
-    return [one for one in violations(young) if one.law != "shown" or not _taken_away(stores[one.store], one.key)]
+    return [one for one in violations(young) if not (one.store and _peers_doing(stores[one.store], one))]
 
 
 OFFERED = ("catalog", "price", "stock")
+
+
+def _peers_doing(store: Store, one: Violation) -> bool:
+    if one.law == "shown":
+        return _taken_away(store, one.key)
+    context, _, sku = one.key.partition(" ")
+    if one.law != "rest" or context not in OFFERED:
+        return False
+    statuses = {row.status for row in store.rows if (row.context, row.key) == (context, sku) and row.work == "i"}
+    return statuses <= {"refused", "parked"} and bool(statuses) and _taken_away(store, sku)
 
 
 def _taken_away(store: Store, sku: str) -> bool:

@@ -297,12 +297,15 @@ class _Attempt:
                 for send in sends
             ]
             joined = states.join_lot(self.claim, kind, entries, lots)
-            endings += [
-                ending
-                for send in sends
-                if send.key in joined
-                for ending in awaited(send, f"lot:{joined[send.key]}", LOT_PATIENCE)
-            ]
+            for send in sends:
+                if send.key not in joined:
+                    continue
+                lot = joined[send.key]
+                if lot is not None:
+                    endings += awaited(send, f"lot:{lot}", LOT_PATIENCE)
+                else:
+                    later = Postponed(lots.poll, "key", "an earlier record of it has not left yet")
+                    endings += [Ending(context, send.key, later) for context in send.contexts]
         return endings
 
     def _guarded(

@@ -377,29 +377,33 @@ class StoreStates:
 
     # ---------------------------------------------------------------- lots
 
-    def join_lot(self, claim: Claim, kind: str, entries: Sequence[LotEntry], lots: Lots) -> Mapping[str, int]:
+    def join_lot(self, claim: Claim, kind: str, entries: Sequence[LotEntry], lots: Lots) -> Mapping[str, int | None]:
         """Add records to the building lot of this kind, opening and closing lots as they fill; key → lot.
 
         Being in a lot is the intent (law 5): it is committed here, under the claim's lease, for every row that a record
-        answers. Keys whose lease is gone are left out of the answer.
+        answers. Keys whose lease is gone are left out of the answer. `None`: an earlier record of the key is in another
+        lot that has not left, or nobody knows whether it has; that lot may arrive last, and its value is the older one.
         """
-        joined: dict[str, int] = {}
+        joined: dict[str, int | None] = {}
         asks: dict[int, Ask] = {}
         intents: dict[tuple[str, str], Any] = {}
         with self._db() as db, db.transaction():
             held = db.execute("select from claims where id = %s for share", (claim.id,)).fetchone() is not None
             ours = set(claim.items) if held else set()
             db.execute("select pg_advisory_xact_lock(hashtextextended(%s, 1))", (f"lot {self.store} {kind}",))
-            lot: tuple[int, int, int] | None = None
+            lot = self._building(db, kind)  # locked: it cannot leave before the look at those that do
+            leaving = self._leaving(db, kind, sorted(ours))
             for entry in entries:
                 if entry.key not in ours:
                     continue
-                if lot is None:
-                    lot = self._building(db, kind)
-                if lot[1] and (lot[1] >= lots.max_records or lot[2] + len(entry.line) > lots.max_bytes):
+                if lot and lot[1] and (lot[1] >= lots.max_records or lot[2] + len(entry.line) > lots.max_bytes):
                     self._close(db, lot)
                     asks[lot[0]] = self._lot_ask(lot[0])
-                    lot = self._building(db, kind)
+                    lot = None
+                if entry.key in leaving and not (lot and lot[0] == leaving[entry.key]):
+                    joined[entry.key] = None
+                    continue
+                lot = lot or self._opened(db, kind)
                 db.execute(
                     """
                     insert into lot_records (lot, line, context, key, covers, record, body)
@@ -432,6 +436,17 @@ class StoreStates:
                 )
         return joined
 
+    def _leaving(self, db: Connection[Any], kind: str, keys: Sequence[str]) -> dict[str, int]:
+        """Key → the last lot of this kind with a record of it, of those that are not known to have been taken."""
+        rows = db.execute(
+            """
+            select r.key, max(r.lot) from lots l join lot_records r on r.lot = l.id and r.key = any(%s)
+            where l.store = %s and l.kind = %s and l.state in ('building', 'submitting') group by r.key
+            """,
+            (list(keys), self.store, kind),
+        ).fetchall()
+        return {str(key): int(lot) for key, lot in rows}
+
     def _lot_ask(self, lot: int) -> Ask:
         return Ask(self.store, "lot", str(lot), "lot", Urgency.FOLLOW)
 
@@ -452,18 +467,18 @@ class StoreStates:
             ),
         )
 
-    def _building(self, db: Connection[Any], kind: str) -> tuple[int, int, int]:
-        row = db.execute(
+    def _building(self, db: Connection[Any], kind: str) -> tuple[int, int, int] | None:
+        return db.execute(
             "select id, records, bytes from lots where store = %s and kind = %s and state = 'building'"
             " and closed_at is null for update",
             (self.store, kind),
         ).fetchone()
-        if row is None:
-            row = db.execute(
-                "insert into lots (store, kind, reference) values (%s, %s, gen_random_uuid())"
-                " returning id, records, bytes",
-                (self.store, kind),
-            ).fetchone()
+
+    def _opened(self, db: Connection[Any], kind: str) -> tuple[int, int, int]:
+        row = db.execute(
+            "insert into lots (store, kind, reference) values (%s, %s, gen_random_uuid()) returning id, records, bytes",
+            (self.store, kind),
+        ).fetchone()
         assert row is not None  # noqa: S101 – INSERT … RETURNING always returns
         return int(row[0]), int(row[1]), int(row[2])
 
