@@ -273,7 +273,8 @@ class Bench:
             db.execute("truncate procrastinate_jobs cascade")
             self._procrastinate(str(count))
             command = [str(bin_ / "procrastinate"), "--app=procrastinate_noop.app", "worker", "--concurrency=16"]
-            with self.started({"procrastinate": [*command, "--no-listen-notify"]}, self.env, here) as pids:
+            env = self.env | {"PYTHONPATH": str(here)}  # its command does not look where it is started
+            with self.started({"procrastinate": [*command, "--no-listen-notify"]}, env, here) as pids:
 
                 def left() -> int:
                     row = db.execute("select count(*) from procrastinate_jobs").fetchone()

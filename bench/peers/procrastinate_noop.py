@@ -15,7 +15,7 @@ app = procrastinate.App(
 )
 
 
-@app.task
+@app.task(name="procrastinate_noop.noop")  # fed by `__main__`
 async def noop(store: str, key: str) -> None:
     """Nothing."""
 
