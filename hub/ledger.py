@@ -5,6 +5,13 @@
 - One lease per (store, lane, key), by a unique key of the database (law 2): a claim's row stands for the leases of its
   keys, `states.lane` keeps contexts of one lane apart. Settling needs the lease.
 - The time is PostgreSQL's; callers send durations in seconds (law 8).
+- Claims, and settles that leave nothing but the row, do not wait for the disk: a crash of PostgreSQL may forget the
+  last moments of them, never one that something kept was built on, because what it forgets is the end of one log.
+  A forgotten settle leaves the key claimed: the claim expires and the key is attempted again. A forgotten claim leaves
+  it pending while its owner still reads, so a second worker may read too. Only one of them writes: every write waits
+  for `intend`, `holds` or the joining of a lot, which find the claim in the database and put it on the disk before
+  they answer. Whose claim is forgotten is refused there, and its settle is dropped; who was answered holds the key
+  through any crash. So an older value never overwrites a newer one (tests/laws/test_crash.py).
 - Rows are locked in the order (store, context, key) everywhere; what would have to wait for a row is skipped.
 """
 
@@ -281,9 +288,8 @@ with shut as (
 )"""
 
 # The row of the claim is what holds its keys: it can be locked, and it is gone when they are.
-# A claim does not wait for the disk: whatever is written afterwards commits its intent first, and that waits for the
-# claim too. Should a crash of PostgreSQL forget it, its keys are pending again and its settle finds nothing; its number
-# is drawn by lot, for a sequence could forget as well and give it away twice.
+# A claim does not wait for the disk (see the module's promise). Its number is drawn by lot, for a sequence could forget
+# it as well and give it away twice.
 _TAKEN = """, taken as (
   update states s set work = 'h', claim = %(id)s, lane = t.lane, due_at = null,
            dirty_since = case when s.status = 'waiting' then s.dirty_since end,
@@ -542,6 +548,20 @@ class Ledger:
         ours = frozenset(intent[1] for intent in intents if intent[1] in claim.items) if held else frozenset()
         claim.begun.update((intent[0], intent[1]) for intent in intents if intent[1] in ours)
         return ours
+
+    def holds(self, claim: Claim) -> bool:
+        """Whether the claim is still ours; once this says so, no crash of PostgreSQL makes it anybody else's.
+
+        For what is written without an intent. Locking the row is a change that its commit waits for, and with it for
+        everything before.
+        """
+
+        def once() -> bool:
+            with self.pool.connection() as db:
+                return bool(db.execute("select from claims where id = %s for share", (claim.id,)).fetchall())
+
+        with translated():
+            return retrying(once)
 
     # ---------------------------------------------------------------- settle
 

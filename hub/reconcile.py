@@ -271,7 +271,10 @@ class _Attempt:
         return self.context.decide(facts)
 
     def _intended(self, steps: Sequence[Step]) -> list[Step]:
-        """Commit the intents; steps whose lease is gone are dropped, somebody else has their keys."""
+        """Commit the intents; steps whose lease is gone are dropped, somebody else has their keys.
+
+        Steps without an intent need the lease no less, and as durable (`hub.ledger`).
+        """
         intents = [
             (context, step.key, step.reference, step.intent)
             for step in steps
@@ -279,9 +282,9 @@ class _Attempt:
             for context in step.contexts
         ]
         if not intents:
-            return list(steps)
+            return list(steps) if self.runner.ledger.holds(self.claim) else []
         ours = self.runner.ledger.intend(self.claim, intents)
-        return [step for step in steps if step.reference is None or step.key in ours]
+        return [step for step in steps if step.key in ours or (ours and step.reference is None)]
 
     def _write(self, step: Step) -> Sequence[Ending]:
         return self._guarded(step.key, step.contexts, lambda: self.context.write(self.link, step))

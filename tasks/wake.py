@@ -313,7 +313,7 @@ class Waker:
         try:
             with self._redis.pipeline(transaction=False) as pipe:
                 for slug, context, token in running:
-                    self._hold(keys=self._keys(slug, context)[:1], args=[RUNNING_TOKEN_MS, token], client=pipe)
+                    self._hold(keys=self._marks(slug, context)[:1], args=[RUNNING_TOKEN_MS, token], client=pipe)
                 pipe.execute()
         except (redis.RedisError, OSError) as fault:
             self._complain(fault)
@@ -321,7 +321,7 @@ class Waker:
     def give(self, slug: str, context: str, token: str) -> Refused:
         """The attempt has ended; what kind of wake-up was refused meanwhile, so that one has to follow."""
         try:
-            return Refused(self._give(keys=self._keys(slug, context), args=[token]))
+            return Refused(self._give(keys=self._marks(slug, context), args=[token]))
         except (redis.RedisError, OSError) as fault:
             self._complain(fault)
             return Refused.NONE
@@ -332,21 +332,21 @@ class Waker:
         `soft`: live work may try all the same; what is used up is used up for less important work only.
         """
         try:
-            self._redis.set(self._keys(slug, context)[2], "soft" if soft else "1", px=max(1, int(seconds * 1000)))
+            self._redis.set(self._marks(slug, context)[2], "soft" if soft else "1", px=max(1, int(seconds * 1000)))
         except (redis.RedisError, OSError) as fault:
             self._complain(fault)
 
     def backlog(self, slug: str, context: str) -> None:
         """A claim was full of live work: for a while what comes new waits its turn with the rest."""
         try:
-            self._redis.set(self._keys(slug, context)[3], "1", px=int(BACKLOG_SECONDS * 1000))
+            self._redis.set(self._marks(slug, context)[3], "1", px=int(BACKLOG_SECONDS * 1000))
         except (redis.RedisError, OSError) as fault:
             self._complain(fault)
 
     def release(self, slug: str, context: str) -> None:
         """Take the brake off."""
         try:
-            self._redis.delete(self._keys(slug, context)[2])
+            self._redis.delete(self._marks(slug, context)[2])
         except (redis.RedisError, OSError) as fault:
             self._complain(fault)
 
@@ -397,11 +397,14 @@ class Waker:
         self._redis.close()
         self._app.close()
 
-    def _keys(self, slug: str, context: str) -> list[str]:
+    def _marks(self, slug: str, context: str) -> list[str]:
+        """The keys of tokens, mark, brake and backlog, also of a context that only a newer version knows."""
         stem = f"{self._settings.prefix}:wake:{{{slug}.{context}}}"
+        return [f"{stem}:tokens", f"{stem}:mark", f"{stem}:brake", f"{stem}:backlog"]
+
+    def _keys(self, slug: str, context: str) -> list[str]:
         first, more = (queue_for(self._settings, slug, context, lane) for lane in get_args(Lane))
-        lists = [f"{self._settings.prefix}:{name}" for name in (first, more)]
-        return [f"{stem}:tokens", f"{stem}:mark", f"{stem}:brake", f"{stem}:backlog", *lists]
+        return [*self._marks(slug, context), *(f"{self._settings.prefix}:{name}" for name in (first, more))]
 
     def _complain(self, fault: Exception) -> None:
         """Say that nobody can be woken, once in ten seconds at most."""

@@ -7,10 +7,10 @@ both simulators.
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from hub.crew import Crew
 from hub.db import open_pool
 from hub.ledger import Ledger
 from hub.links import Links
@@ -41,13 +41,13 @@ class Mill:
         self.heart.start()
         self.links = Links(settings, self.pool, self.cell.box, slot=self.ledger.slot)
         self.links.refresh()
-        self.calls = ThreadPoolExecutor(8, thread_name_prefix="mill-call")
+        self.calls = Crew(8)
         self.reconciler = Reconciler(self.ledger, dict(settings.contexts), self.calls, self.heart, self.links)
 
     def close(self) -> None:
         self.heart.stop()  # a second time does no harm
         self.links.close()
-        self.calls.shutdown(wait=True)
+        self.calls.close()
         self.pool.close()
 
     def turn(self, shop: Shop) -> None:
