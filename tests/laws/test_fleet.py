@@ -154,6 +154,9 @@ def test_processes_work_on_beside_a_newer_version_of_the_hub(fleet: Cell, tmp_pa
     stranger = fleet.shop()
     fleet.do("update stores set marketplace = 'agora' where id = %s", stranger.store.id)
     fleet.do("select nextval('registry_version')")
+    later = fleet.shop()
+    later.modified("1", price=True)
+    until(lambda: (later.row("price", "1") or {}).get("work") == "s", seconds=60)  # workers have read the registry
     stranger.modified("1", price=True)
     fleet.do("update answers set confirmed = confirmed || '{\"omen\": 1}' where context = 'order' and key = %s", first)
     fleet.do("update cursors set value = (value::jsonb || '{\"omen\": 1}')::text where store = %s", shop.store.id)
