@@ -6,8 +6,8 @@ catalogue of VTEX says counts, whatever the notification said (UPD-07, UPD-08).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 from hub import messages
 from hub.contexts.offer import simulated_json
@@ -61,6 +61,8 @@ from hub.rules.validation import availability, defaults_problems, standing
 _STANDS = {Action.ACTIVATE: BindingState.PUBLISHED, Action.DEACTIVATE: BindingState.DEACTIVATED}
 """How a listing stands after a write that only changes that."""
 
+_OFFER = ("price", "stock")
+
 SHOWN_DESCRIPTION = 500
 """Characters of a description that a log record keeps."""
 
@@ -71,7 +73,7 @@ class Facts:
 
     `offered` is what VTEX would sell now. `looked` tells that the marketplace was asked for the listing, and `shown`
     what it answered; `moved`: it stands otherwise than the pair said, and `binding` is corrected already. `price` is
-    the price it is known to show.
+    the price it is known to show; `confirmed` is what price and stock are known to show, where that matters.
     """
 
     store: int
@@ -89,6 +91,7 @@ class Facts:
     shown: Shown | None = None
     moved: bool = False
     price: Price | None = None
+    confirmed: Mapping[str, JsonTree] = field(default_factory=dict)
 
     @property
     def sku(self) -> str:
@@ -146,6 +149,8 @@ def read(link: Link, item: Item) -> Facts:
     if product is None or not sellable:
         return facts
     mapping = _mapped(link, product.category)
+    if row.heard and facts.listed is not None:
+        facts = replace(facts, confirmed={context: link.states.confirmed(context, item.key) for context in _OFFER})
     return replace(
         facts,
         mapping=mapping,
@@ -272,6 +277,22 @@ def _unmapped(facts: Facts, product: Product) -> tuple[Problem, ...]:
     )
 
 
+def _outdated(facts: Facts) -> tuple[Ask, ...]:
+    """Price and stock, where what a notification announced is not what the marketplace is known to show.
+
+    A notification that says more than price and stock asks the catalogue alone, which covers both (4.4); it may have
+    been the only one (a change made while the SKU was inactive, and now it is not).
+    """
+    sale = price_of(facts.offered, facts.rules.pricing)
+    if not facts.confirmed or sale is None:
+        return ()
+    pieces = quantity_of(facts.offered, facts.rules.inventory, facts.manifest.max_stock)
+    wanted = {"price": price_json(sale), "stock": stock_json(pieces.pieces)}
+    return follow(
+        facts.store, facts.sku, [context for context in _OFFER if facts.confirmed[context] != wanted[context]]
+    )
+
+
 def _hold_back(
     facts: Facts,
     mapping: MappedCategory,
@@ -287,7 +308,7 @@ def _hold_back(
     told = (*problems, *defaults)
     code = messages.worst(problem.code for problem in problems) or "E1"
     published = facts.listed is not None and facts.listed.state is BindingState.PUBLISHED
-    then = follow(facts.store, facts.sku, ("stock",)) if published and withdraw_stock else ()
+    then = follow(facts.store, facts.sku, ("stock",)) if published and withdraw_stock else _outdated(facts)
     if published and facts.adopted is not None:  # nobody has followed its price and stock while it was thought absent
         then = follow(facts.store, facts.sku, ("price", "stock"))
     story: tuple[Story, ...] = (_story(facts, code, told),)
@@ -312,8 +333,9 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
     wanted = {"listing": listing_json(listing), "state": BindingState.PUBLISHED.value}
     if facts.binding is not None and row.intent is None and wanted == row.confirmed and _published(facts):
         # Who announced a change is told that there was none to send (UPD-02); our own sweeps would only fill the log.
-        told = (_story(facts, "N0", ()),) if row.heard else ()
-        return Ending("catalog", facts.sku, Done(), stories=told)
+        outdated = _outdated(facts)
+        told = (_story(facts, "N0", ()),) if row.heard and not outdated else ()
+        return Ending("catalog", facts.sku, Done(outdated), stories=told)
     record = Record(facts.sku, _action(facts), facts.reference, listed.remote_id if listed else None, listing)
     shows: dict[str, JsonTree] = {"catalog": wanted}
     if manifest.replaces:
@@ -323,6 +345,8 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
     doubtful = manifest.replaces and row.confirmed is None
     appears = facts.binding is None or facts.moved or record.action is Action.ACTIVATE or doubtful
     then: tuple[Ask, ...] = follow(facts.store, facts.sku, ("price", "stock")) if appears else ()
+    if not appears and not manifest.replaces:
+        then = _outdated(facts)
     if record.action is Action.ACTIVATE and not manifest.replaces:
         # Only whole replacements carry the registration along; else it is updated by the next attempt, when it moved.
         known = (row.confirmed or {}).get("listing")

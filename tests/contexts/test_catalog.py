@@ -81,6 +81,18 @@ def test_an_unchanged_listing_costs_no_call_and_says_nothing():
     assert world.marketplace.written == []
 
 
+@pytest.mark.parametrize("manifest", KINDS)
+def test_a_notification_that_only_the_catalogue_hears_reaches_price_and_stock_where_they_differ(manifest):
+    world = a_published_world(**manifest)
+    heard = world.row("catalog", heard=True)
+    assert only(world.attempt(heard)).outcome == Done()
+    world.vtex.offers["13"] = replace(world.vtex.offers["13"], stock=5)
+    ending = only(world.attempt(heard))
+    assert [ask.context for ask in ending.outcome.then] == ["stock"]
+    assert ending.stories == (), "it says that there was nothing to send"
+    assert only(world.attempt(world.row("catalog"))).outcome == Done(), "our own sweeps ask price and stock themselves"
+
+
 def test_a_changed_description_is_sent_as_an_update():
     world = a_published_world()
     world.vtex.products["13"] = a_product(description="A better mug")

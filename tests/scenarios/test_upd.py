@@ -131,6 +131,26 @@ def test_an_active_sku_stays_on_sale_whatever_the_message_says(cell: Cell, marke
     assert shop.binding(sku)["state"] == "published"
 
 
+@EVERY_PROFILE
+@pytest.mark.scenario("UPD-07")
+def test_what_was_changed_while_a_sku_was_inactive_is_shown_though_its_activation_came_first(
+    cell: Cell, marketplace: str
+):
+    shop, sku = on_show(cell, marketplace)
+    shop.change(sku, notify=False, price=12_345, stock=8)
+    shop.modified(sku, active=False, price=True, stock=True)
+    shop.shows(sku, state="active", price_cents=12_345, stock=8)
+
+
+@EVERY_PROFILE
+@pytest.mark.scenario("NOT-16")
+def test_a_price_that_is_announced_beside_the_registration_is_shown(cell: Cell, marketplace: str):
+    shop, sku = on_show(cell, marketplace)
+    shop.change(sku, notify=False, price=12_345)
+    shop.modified(sku, sku=True, price=True)
+    shop.shows(sku, price_cents=12_345)
+
+
 @BOTH_WAYS
 @pytest.mark.scenario("UPD-08")
 def test_an_inactive_sku_is_withdrawn_whatever_the_message_says(cell: Cell, marketplace: str):
