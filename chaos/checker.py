@@ -99,8 +99,8 @@ def _peers_doing(store: Store, one: Violation) -> bool:
     context, _, sku = one.key.partition(" ")
     if one.law != "rest" or context not in OFFERED:
         return False
-    statuses = {row.status for row in store.rows if (row.context, row.key) == (context, sku) and row.work == "i"}
-    return statuses <= {"refused", "parked"} and bool(statuses) and _taken_away(store, sku)
+    (row,) = (row for row in store.rows if (row.context, row.key) == (context, sku))
+    return row.work in ("i", "s") and row.status in ("refused", "parked") and _taken_away(store, sku)
 
 
 def _taken_away(store: Store, sku: str) -> bool:
@@ -287,7 +287,8 @@ def read_after(_: Evidence, store: Store) -> Iterator[Violation]:
     """Of what the marketplace shows, VTEX was read after the last notification of it was sent.
 
     A notification of price or stock asks for a simulation, one of the SKU for its registration; without known flags any
-    read will do. What is not shown (blocked, parked on a mapping) has nothing to be agreed with.
+    read will do. What is not shown (blocked, parked on a mapping) has nothing to be agreed with; and where the last
+    registration that was read says that VTEX does not sell it, there is no price or stock to be read.
     """
     active = {one.sku for one in store.listed if one.state == "active"}
     active -= {row.key for row in store.rows if row.status in ("dead", "refused")}
@@ -295,6 +296,9 @@ def read_after(_: Evidence, store: Store) -> Iterator[Violation]:
     for served in store.served:
         for operation in (served.operation, "any"):
             last[served.sku, operation] = max(last[served.sku, operation], served.at)
+    for served in store.served:
+        if served.operation == "sku" and not served.for_sale and served.at == last[served.sku, "sku"]:
+            last[served.sku, "simulation"] = max(last[served.sku, "simulation"], served.at)
     announced: dict[tuple[str, str], float] = defaultdict(float)
     for post in store.posts:
         if post.kind == "notification" and post.status == 200 and post.key in active:
@@ -425,6 +429,10 @@ class _Causes:
         self.sold = {one.sku: one for one in store.sold}
         self.active = {one.sku for one in store.listed if one.state == "active"}
 
+    def open(self, sku: str) -> bool:
+        """It is shown for sale, so that what its price and stock are must be known. A blocked one gets both anew."""
+        return sku in self.active and not self.unsellable(sku)
+
     def unsellable(self, sku: str) -> bool:
         """VTEX does not sell it here now, or it lacks what a registration needs."""
         sold = self.sold.get(sku)
@@ -451,7 +459,7 @@ def _unrest(evidence: Evidence, causes: _Causes, row: Row) -> str:
             return _parked(causes, row)
         case "refused" if row.context not in ("catalog", "price", "stock") or not causes.unsellable(row.key):
             return f"is refused ({row.code}) without a cause"
-        case "done" if row.in_doubt and row.context in ("catalog", "price", "stock"):
+        case "done" if row.in_doubt and (row.context == "catalog" or (row.context in OFFERED and causes.open(row.key))):
             return "is done, and what was begun to be written is still in doubt"
         case _:
             return ""

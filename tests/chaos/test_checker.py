@@ -137,6 +137,9 @@ def told(evidence: Evidence) -> set[str]:
     return {one.law for one in violations(evidence)}
 
 
+NOT_SOLD = Served(26.0, "sku", "1", for_sale=False)
+
+
 def with_store(**changes: object) -> Evidence:
     return replace(CLEAN, stores=(replace(CLEAN_STORE, **changes),))
 
@@ -204,6 +207,13 @@ BROKEN: dict[str, tuple[str, Evidence]] = {
         with_store(
             posts=(*CLEAN_STORE.posts, Post(25.0, "notification", "1", 200, "driver", flags=("price",))),
             served=(*CLEAN_STORE.served, Served(26.0, "sku", "1", for_sale=True)),
+        ),
+    ),
+    "a price change of what is sold again, answered by a registration that was not sold": (
+        "read-after",
+        with_store(
+            posts=(*CLEAN_STORE.posts, Post(25.0, "notification", "1", 200, "driver", flags=("price",))),
+            served=(*CLEAN_STORE.served, NOT_SOLD, Served(27.0, "sku", "1", for_sale=True)),
         ),
     ),
     # conservation
@@ -478,6 +488,37 @@ NOT_TAKEN_AWAY: dict[str, Evidence] = {
 @pytest.mark.parametrize("name", NOT_TAKEN_AWAY)
 def test_what_the_hub_itself_lost_is_called_so_before_the_healing_sweep(name: str) -> None:
     assert {one.law for one in before_healing(shown_wrong(NOT_TAKEN_AWAY[name]))} == {"shown"}
+
+
+STILL_BOUGHT: dict[str, Row] = {
+    "refused": Row("catalog", "1", "i", "refused", 2, 2, answered_at=80.0),
+    "parked": Row("price", "1", "s", "parked", 3, 3, due_at=190.0, parked_on="publication:1", answered_at=80.0),
+}
+
+
+@pytest.mark.parametrize("name", STILL_BOUGHT)
+def test_rows_may_rest_on_what_was_true_before_a_notification_was_lost(name: str) -> None:
+    row = STILL_BOUGHT[name]
+    rows = tuple(row if (one.context, one.key) == (row.context, row.key) else one for one in ROWS)
+    assert {one.law for one in before_healing(with_store(rows=rows))} == {"rest"}
+    lost = with_store(rows=rows, posts=(*CLEAN_STORE.posts, Post(90.0, "notification", "1", -1, "vtex")))
+    assert before_healing(lost) == []
+    assert told(lost) == {"rest"}
+
+
+def test_what_was_withdrawn_only_in_word_is_not_read_for_a_price_and_may_be_in_doubt() -> None:
+    rows = tuple(replace(row, in_doubt=True) if (row.context, row.key) == ("price", "1") else row for row in ROWS)
+    withdrawn = with_store(
+        sold=(replace(SELLING, active=False), UNMAPPED, GONE),
+        served=(*CLEAN_STORE.served, NOT_SOLD),
+        posts=(*CLEAN_STORE.posts, Post(25.0, "notification", "1", 200, "vtex", flags=("price", "inactive"))),
+        notices=(*CLEAN_STORE.notices[1:], Notice("notification", "accepted", "1", 4)),
+        lies=(Lie(26.5, "listing_deactivate", "1"),),
+        rows=rows,
+    )
+    left = [one for one in before_healing(withdrawn) if one.law != "conservation"]
+    assert left == []
+    assert told(withdrawn) >= {"shown"}
 
 
 def test_what_is_still_recovering_may_be_pending_before_the_healing_sweep() -> None:
