@@ -467,16 +467,22 @@ def _rehearsed(at: Desk, store: Store, secrets: Mapping[Side, Mapping[str, str]]
     """The registration check with credentials that are not kept yet."""
     from hub.checks import check as checked
     from hub.links import Links
-    from hub.stores import Credentials, Registry
+    from hub.stores import Credentials, Registry, SecretSide
 
     class Unkept(Registry):
         """Answers with what was just entered."""
 
-        def credentials(self, store_id: int, side: str) -> Credentials:  # noqa: ARG002 – there is one store only
-            return Credentials(0, dict(secrets.get(cast("Side", side), {})))
+        def credentials(self, store_id: int, side: SecretSide) -> Credentials:
+            return self.secrets(store_id)[side]
 
-        def token(self, store_id: int) -> str:
-            return super().token(store_id) if store_id else "new"
+        def secrets(self, store_id: int) -> dict[SecretSide, Credentials]:
+            kept = super().credentials(store_id, "hub") if store_id else Credentials(0, {"token": "new"})
+            nothing: Mapping[str, str] = {}
+            return {
+                "hub": kept,
+                "vtex": Credentials(0, dict(secrets.get("vtex", nothing))),
+                "marketplace": Credentials(0, dict(secrets.get("marketplace", nothing))),
+            }
 
     links = Links(at.settings, at.pool, at.box)
     links.registry = Unkept(at.pool, at.box)

@@ -65,7 +65,8 @@ def test_every_call_carries_key_token_and_json_headers_to_the_address_of_the_set
         assert headers["accept"] == "application/json"
         assert headers["content-type"] == "application/json"
         assert call["path"].startswith(f"/{shop.account}/api/")
-        assert call["status"] == 200
+        unknown = call["operation"] == "order" and call["status"] == 404  # asked before it is created (law 5)
+        assert call["status"] == 200 or unknown, call
 
 
 @pytest.mark.scenario("ACC-02", "ACC-04")
