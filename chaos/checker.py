@@ -103,12 +103,28 @@ def _peers_doing(store: Store, one: Violation) -> bool:
     return row.work in ("i", "s") and row.status in ("refused", "parked") and _taken_away(store, sku)
 
 
+LONGEST_ATTEMPT = 30.0
+"""Seconds that may lie between a read and the answer, or the lot, that came of it."""
+READS = {"catalog": "sku", "price": "simulation", "stock": "simulation"}
+
+
+def _read_for(row: Row, reads: Sequence[Served]) -> float:
+    """When VTEX was read for this row's last answer: what it announced later was not heard, though the answer is later.
+
+    A record that was taken (S1) was read before its lot was opened, or at the latest in the moment before it joined.
+    """
+    gathered = row.gathered_at if row.code == "S1" else None
+    ended = gathered or row.answered_at or 0.0
+    before = [one.at for one in reads if one.operation == READS[row.context] and 0 <= ended - one.at <= LONGEST_ATTEMPT]
+    return max(before, default=ended)
+
+
 def _taken_away(store: Store, sku: str) -> bool:
     """Can the peers alone be why this SKU is shown otherwise?"""
     reads = sorted((one for one in store.served if one.sku == sku), key=lambda one: one.at)
     # What was lost may have been about the price alone, and a read for the stock brings no price to the marketplace.
     mine = [row for row in store.rows if row.key == sku and row.context in OFFERED]
-    heard = min((row.answered_at for row in mine if row.answered_at), default=reads[-1].at if reads else 0.0)
+    heard = min((_read_for(row, reads) for row in mine if row.answered_at), default=reads[-1].at if reads else 0.0)
     told = [post for post in store.posts if post.kind == "notification" and post.key == sku]
     unheard = any(post.status != 200 and post.at > heard for post in told)
     last = {one.operation: one for one in reads}

@@ -215,6 +215,7 @@ class Row:
     pending_since: float | None = None
     due_at: float | None = None
     answered_at: float | None = None
+    gathered_at: float | None = None  # when the lot was opened in which its last record went
     parked_on: str | None = None
     in_doubt: bool = False  # an intent is committed that nobody has settled
     why: str = ""

@@ -430,8 +430,13 @@ def _ours(db: psycopg.Connection[dict[str, Any]], store: int) -> dict[str, Any]:
                   extract(epoch from s.pending_since)::float8 as pending_since,
                   extract(epoch from s.due_at)::float8 as due_at,
                   extract(epoch from s.answered_at)::float8 as answered_at,
+                  extract(epoch from g.gathered_at)::float8 as gathered_at,
                   a.parked_on, a.intent is not null as in_doubt, coalesce(a.why, '') as why
                 from states s left join answers a using (store, context, key)
+                left join (
+                  select l.store, c.context, r.key, max(l.opened_at) as gathered_at
+                  from lots l join lot_records r on r.lot = l.id, unnest(r.covers) as c(context) group by 1, 2, 3
+                ) g using (store, context, key)
                 where s.store = %s order by s.context, s.key
                 """
             )

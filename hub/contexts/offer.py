@@ -46,7 +46,7 @@ from hub.outcome import Done, Ending, Parked, Refused
 from hub.ports import CartItem, Link, Manifest
 from hub.rules import Rules
 from hub.rules.inventory import Quantity
-from hub.rules.validation import availability
+from hub.rules.validation import availability, standing
 
 QUIET_STATUSES = frozenset({"waiting", "parked"})
 """A catalog row in one of these is on its way already: asking it again would change nothing."""
@@ -126,10 +126,15 @@ def _completed(link: Link, facts: Facts) -> Facts:
 
 
 def _rendered(link: Link, sku: str) -> Listing | None:
-    """The registration as it should be, when what is listed is in doubt; `None` when it cannot be made."""
+    """The registration as it should be, when what is listed is in doubt; `None` when there should be none.
+
+    What may not be sold was perhaps just deleted, and a whole replacement would bring it back.
+    """
     try:
         product = link.vtex.product(sku)
     except NotFound:
+        return None
+    if standing(product, sku, link.sales_channel):
         return None
     mapping = link.states.mapped(product.category)
     if mapping.remote is None:

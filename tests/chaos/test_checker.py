@@ -442,10 +442,10 @@ STALE = replace(offered(60.0, price=900), stale=True)
 WRONG = with_listed(price=990)
 
 
-def with_rows_of_one(post: Post, answered: dict[str, float]) -> Evidence:
+def with_rows_of_one(post: Post, answered: dict[str, float], *served: Served, **changes: object) -> Evidence:
     (store,) = with_post(post).stores
-    rows = [replace(r, answered_at=answered[r.context]) if r.key == "1" else r for r in store.rows]
-    return with_store(posts=store.posts, rows=tuple(rows))
+    rows = [replace(r, answered_at=answered[r.context], **changes) if r.key == "1" else r for r in store.rows]
+    return with_store(posts=store.posts, rows=tuple(rows), served=(*CLEAN_STORE.served, *served))
 
 
 TAKEN_AWAY: dict[str, Evidence] = {
@@ -453,6 +453,19 @@ TAKEN_AWAY: dict[str, Evidence] = {
     "nobody answered the notification": with_post(Post(70.0, "notification", "1", 0, "vtex")),
     "what was lost was about another context than what was asked afterwards": with_rows_of_one(
         Post(70.0, "notification", "1", -1, "vtex"), {"catalog": 80.0, "price": 60.0, "stock": 80.0}
+    ),
+    "it was lost while what was read before it was on its way": with_rows_of_one(
+        Post(70.0, "notification", "1", -1, "vtex"),
+        {"catalog": 80.0, "price": 80.0, "stock": 71.0},
+        offered(69.0),
+    ),
+    "it was lost while what was read before it was in a lot": with_rows_of_one(
+        Post(70.0, "notification", "1", -1, "vtex"),
+        {"catalog": 80.0, "price": 80.0, "stock": 99.0},
+        offered(50.0),
+        offered(80.0),
+        code="S1",
+        gathered_at=51.0,
     ),
     "the last read was stale": with_store(served=(*CLEAN_STORE.served, STALE)),
     "the marketplace lied about the price": with_store(lies=(Lie(70.0, "price_put", "1"),)),
@@ -477,6 +490,13 @@ NOT_TAKEN_AWAY: dict[str, Evidence] = {
     "it was lost, and the SKU was read afterwards": with_post(Post(15.0, "notification", "1", -1, "vtex")),
     "it was lost, and every context was asked afterwards": with_rows_of_one(
         Post(70.0, "notification", "1", -1, "vtex"), {"catalog": 80.0, "price": 81.0, "stock": 80.0}
+    ),
+    "it was lost, and read afterwards for a lot": with_rows_of_one(
+        Post(70.0, "notification", "1", -1, "vtex"),
+        {"catalog": 80.0, "price": 80.0, "stock": 99.0},
+        offered(75.0),
+        code="S1",
+        gathered_at=76.0,
     ),
     "it was another SKU's": with_post(Post(70.0, "notification", "2", -1, "vtex")),
     "a read was stale, and not the last": with_store(served=(*CLEAN_STORE.served, STALE, offered(61.0))),

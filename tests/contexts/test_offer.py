@@ -241,6 +241,16 @@ def test_a_whole_replacement_whose_registration_is_in_doubt_renders_it_anew():
     assert only(world.marketplace.written).listing.title == "Mug 13"
 
 
+def test_a_whole_replacement_does_not_bring_back_what_may_just_have_been_deleted():
+    world = a_published_world(**REPLACING)
+    world.states.known["catalog", "13"] = None
+    world.vtex.products["13"] = a_product(active=False)
+    world.vtex.offers.clear()
+    ending = only(world.attempt(world.row("stock")))
+    assert world.marketplace.written == []
+    assert ending.outcome.on == "publication:13"
+
+
 def test_a_whole_replacement_without_any_registration_waits_for_the_publication():
     world = a_published_world(**REPLACING)
     world.states.known["catalog", "13"] = None
