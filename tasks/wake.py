@@ -13,6 +13,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from threading import Lock
@@ -30,7 +31,10 @@ from tasks.app import ATTEMPT, Lane, dead_queue, queue, queue_for
 log = logging.getLogger("hub.wake")
 
 WAITING_TOKEN_MS = 20_000
-"""A token that no worker has picked up lapses after this when no message waits: it is lost, and another may be sent."""
+"""A token that no worker has picked up lapses after this when no message waits: it is lost, and another may be sent.
+
+What waits in a broker of another kind cannot be seen from here: there a wake-up that waits longer is doubled.
+"""
 
 LONGEST_WAIT_MS = 600_000
 """A waiting token lapses after this in any case, however long the queue is that its message may wait in."""
@@ -177,8 +181,6 @@ class Waker:
         self._end = self._redis.register_script(_END)
         self._give = self._redis.register_script(_GIVE)
         self._hold = self._redis.register_script(_HOLD)
-        # What waits in a broker of another kind cannot be seen from here; that one loses nothing.
-        self._lists = settings.broker_url == settings.redis_url
         self._lock = Lock()
         self._complained = 0.0
         self._messages: dict[tuple[str, str], tuple[str, dict[str, Any], dict[str, Any]]] = {}
@@ -236,32 +238,44 @@ class Waker:
     ) -> int:
         chosen = [*([ended.pair] if ended else ()), *pairs]
         stems = [uuid.uuid4().hex for _ in chosen]
-        life = WAITING_TOKEN_MS if self._lists else LONGEST_WAIT_MS
         with self._redis.pipeline(transaction=False) as pipe:
             for number, (slug, context) in enumerate(chosen):
                 keys, cap = self._keys(slug, context), self._settings.contexts[context].cap
-                grant: list[str | int] = [life, cap, wanted, stems[number], LONGEST_WAIT_MS]
+                grant: list[str | int] = [WAITING_TOKEN_MS, cap, wanted, stems[number], LONGEST_WAIT_MS]
                 if ended and number == 0:
                     grant[2] = ended.wanted
                     self._end(keys=keys, args=[*grant, *ended.arguments()], client=pipe)
                 else:
                     self._take(keys=keys, args=[*grant, "1" if live else "0"], client=pipe)
             answers: list[Any] = pipe.execute()
-        sent = 0
-        if any(granted for granted, *_ in answers):
-            with self._app.producer_pool.acquire(block=True, timeout=2) as producer:
-                for place, ((slug, context), stem, (granted, busy, past)) in enumerate(
-                    zip(chosen, stems, answers, strict=True)
-                ):
-                    goes_on = further or bool(ended and place == 0)
-                    for number in range(1, granted + 1):
-                        lane: Lane = "more" if past != 1 and (goes_on or busy or number > 1) else "first"
-                        token = f"l{stem}{number}" if past == 1 else f"{stem}{number}"
-                        self._publish(producer, slug, context, token, lane)
-                        sent += 1
+        due: list[tuple[str, str, str, Lane]] = []
+        for place, ((slug, context), stem, (granted, busy, past)) in enumerate(
+            zip(chosen, stems, answers, strict=True)
+        ):
+            goes_on = further or bool(ended and place == 0)
+            for number in range(1, granted + 1):
+                lane: Lane = "more" if past != 1 and (goes_on or busy or number > 1) else "first"
+                due.append((slug, context, f"l{stem}{number}" if past == 1 else f"{stem}{number}", lane))
+        sent = self._publish_all(due) if due else 0
         if ended and answers[0][2] == 2:
             sent += self._wake([ended.pair], 1, False, True)
         return sent
+
+    def _publish_all(self, due: Sequence[tuple[str, str, str, Lane]]) -> int:
+        """Every wake-up, by slug, context, token and lane. A token without a message would keep others from waking."""
+        left = list(reversed(due))
+        try:
+            with self._app.producer_pool.acquire(block=True, timeout=2) as producer:
+                while left:
+                    self._publish(producer, *left[-1])
+                    left.pop()
+        except BaseException:
+            with suppress(redis.RedisError, OSError), self._redis.pipeline(transaction=False) as pipe:
+                for slug, context, token, _ in left:
+                    pipe.zrem(self._keys(slug, context)[0], token)
+                pipe.execute()
+            raise
+        return len(due)
 
     def _publish(self, producer: Producer, slug: str, context: str, token: str, lane: Lane) -> None:
         """One wake-up. What is the same in all of a pair's messages is made once."""

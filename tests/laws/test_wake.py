@@ -233,6 +233,9 @@ def test_a_broker_that_is_away_raises_nothing_either(redis_url: tuple[str, str])
     assert waker.wake([PAIR]) == 0
     waker.send("hub.replay", "control.0")
     waker.close()
+    with redis.Redis.from_url(url) as client:
+        left = [client.zcard(key) for key in client.keys(f"{prefix}:*:tokens")]
+    assert not any(left), "a token without a message would keep others from waking"
 
 
 def test_the_dead_letter_queue_shows_exactly_the_dead_rows(broker: Broker) -> None:
