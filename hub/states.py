@@ -73,6 +73,7 @@ class LotEntry:
     line: bytes
 
 
+_ABOUT_SKUS = ("catalog", "price", "stock")
 _BINDINGS = "select sku, remote_id, state, link, product from bindings"
 
 
@@ -97,7 +98,7 @@ class StoreStates:
     _unread: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     _bindings: dict[str, Binding] = field(default_factory=dict)
-    _statuses: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _statuses: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     _confirmed: dict[tuple[str, str], Any] = field(default_factory=dict)
     _mapped: dict[str, MappedCategory] = field(default_factory=dict)
 
@@ -109,7 +110,7 @@ class StoreStates:
     # ---------------------------------------------------------------- listings
 
     def prepare(self, skus: Sequence[str]) -> None:
-        """What an attempt will ask of these SKUs (pairs, catalogue rows, what is confirmed) comes in one trip."""
+        """What an attempt will ask of these SKUs (pairs, rows, what is confirmed) comes in one trip."""
         with self._lock:
             self._prepared, self._unread = frozenset(skus), True
 
@@ -129,8 +130,9 @@ class StoreStates:
         with self._db() as db, db.pipeline():
             bindings = db.execute(f"{_BINDINGS} where store = %s and sku = any(%s)", (self.store, chosen))
             rows = db.execute(
-                "select key, work, status from states where store = %s and context = 'catalog' and key = any(%s)",
-                (self.store, chosen),
+                "select context, key, work, status from states where store = %s and context = any(%s)"
+                " and key = any(%s)",
+                (self.store, list(_ABOUT_SKUS), chosen),
             )
             confirmed = db.execute(
                 "select context, key, confirmed from answers where store = %s and key = any(%s)"
@@ -138,7 +140,7 @@ class StoreStates:
                 (self.store, chosen),
             )
             self._bindings = {row[0]: _binding(row) for row in bindings.fetchall()}
-            self._statuses = {row[0]: (row[1], row[2]) for row in rows.fetchall()}
+            self._statuses = {(row[0], row[1]): (row[2], row[3]) for row in rows.fetchall()}
             self._confirmed = {(row[0], row[1]): row[2] for row in confirmed.fetchall()}
 
     def binding(self, sku: str) -> Binding | None:
@@ -175,8 +177,8 @@ class StoreStates:
 
     def row_status(self, context: str, key: str) -> tuple[str, str] | None:
         """(`work`, `status`) of another row of this store, `None` when there is none."""
-        if context == "catalog" and self._has(key):
-            return self._statuses.get(key)
+        if context in _ABOUT_SKUS and self._has(key):
+            return self._statuses.get((context, key))
         with self._db() as db:
             row = db.execute(
                 "select work, status from states where store = %s and context = %s and key = %s",

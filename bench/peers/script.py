@@ -1,8 +1,8 @@
 """What a seller's developer writes first: a thread pool, a `requests.Session` per thread, the calls in their order.
 
 For each SKU exactly the calls of the hub's initial load into a marketplace of whole offers, with the same bodies: SKU,
-simulation, offer, simulation (the hub looks again before it calls price and stock settled). No queue, no state, no
-retry, no limit, no circuit, no log; whoever kills it begins anew, and what changed meanwhile is not seen.
+simulation, offer. No queue, no state, no retry, no limit, no circuit, no log; whoever kills it begins anew, and what
+changed meanwhile is not seen.
 
     python -m bench.peers.script '{"vtex": …, "marketplace": …, "threads": 32, …}'      prints one JSON object
 """
@@ -80,7 +80,6 @@ def main(given: dict[str, Any]) -> dict[str, Any]:
         }
         put = session().put(f"{given['marketplace']}/offers/{sku}", json=body, headers=seller_headers, timeout=TIMEOUT)
         put.raise_for_status()
-        offered(sku)
 
     began = time.monotonic()
     skus: list[str] = []

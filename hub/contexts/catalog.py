@@ -74,6 +74,7 @@ class Facts:
     `offered` is what VTEX would sell now. `looked` tells that the marketplace was asked for the listing, and `shown`
     what it answered; `moved`: it stands otherwise than the pair said, and `binding` is corrected already. `price` is
     the price it is known to show; `confirmed` is what price and stock are known to show, where that matters.
+    `following` are the contexts that are asked once it is published.
     """
 
     store: int
@@ -92,6 +93,7 @@ class Facts:
     moved: bool = False
     price: Price | None = None
     confirmed: Mapping[str, JsonTree] = field(default_factory=dict)
+    following: tuple[str, ...] = _OFFER
 
     @property
     def sku(self) -> str:
@@ -145,7 +147,11 @@ def read(link: Link, item: Item) -> Facts:
     if _must_look(facts, sellable=sellable):
         facts = _looked(facts, link.marketplace.show(item.key, binding.remote_id if binding else None))
     if manifest.replaces:
-        facts = replace(facts, price=price_from_json(link.states.confirmed("price", item.key)))
+        facts = replace(
+            facts,
+            price=price_from_json(link.states.confirmed("price", item.key)),
+            following=_following(link, item.key, manifest),
+        )
     if product is None or not sellable:
         return facts
     mapping = _mapped(link, product.category)
@@ -157,6 +163,17 @@ def read(link: Link, item: Item) -> Facts:
         rendered=link.marketplace.render(product, mapping.remote or "", link.rules.listing),
         offered=link.vtex.simulate([CartItem(item.key)]).items.get(item.key),
     )
+
+
+def _following(link: Link, sku: str, manifest: Manifest) -> tuple[str, ...]:
+    """Where one write carries price and stock, they are asked again only if somebody has ever asked for them.
+
+    They share the catalogue's lane: a row that is not there while we hold it can only come pending and is read when we
+    are done, so that no change is missed. The answer of a lot comes when the lane was free: there both are asked.
+    """
+    if not manifest.replaces or manifest.lots is not None:
+        return _OFFER
+    return tuple(context for context in _OFFER if link.states.row_status(context, sku) is not None)
 
 
 def _mapped(link: Link, category: str) -> MappedCategory:
@@ -310,7 +327,7 @@ def _hold_back(
     published = facts.listed is not None and facts.listed.state is BindingState.PUBLISHED
     then = follow(facts.store, facts.sku, ("stock",)) if published and withdraw_stock else _outdated(facts)
     if published and facts.adopted is not None:  # nobody has followed its price and stock while it was thought absent
-        then = follow(facts.store, facts.sku, ("price", "stock"))
+        then = follow(facts.store, facts.sku, _OFFER)
     story: tuple[Story, ...] = (_story(facts, code, told),)
     outcome: Parked | Refused
     if mapping.remote is None:
@@ -344,7 +361,7 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
     # Whoever waits for the publication is asked again; where the snapshot is in doubt, somebody may be waiting too.
     doubtful = manifest.replaces and row.confirmed is None
     appears = facts.binding is None or facts.moved or record.action is Action.ACTIVATE or doubtful
-    then: tuple[Ask, ...] = follow(facts.store, facts.sku, ("price", "stock")) if appears else ()
+    then: tuple[Ask, ...] = follow(facts.store, facts.sku, facts.following) if appears else ()
     if not appears and not manifest.replaces:
         then = _outdated(facts)
     if record.action is Action.ACTIVATE and not manifest.replaces:
@@ -362,7 +379,7 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
     if _read_back(facts, record):
         shown = facts.shown
         remote, link = (shown.remote_id, shown.link) if shown else ("", "")
-        return taken(replace(send, then=follow(facts.store, facts.sku, ("price", "stock"))), Written(remote, link))[0]
+        return taken(replace(send, then=follow(facts.store, facts.sku, facts.following)), Written(remote, link))[0]
     if row.input_hash is not None and row.input_hash == send.refused_hash and row.intent is None:
         return Ending("catalog", facts.sku, Refused((), send.refused_hash), "E3", binding=facts.adopted)
     return send

@@ -13,6 +13,7 @@ from hub.rules import ListingRules, Rules
 from hub.rules.validation import Demands
 from tests.fakes import CHANNEL, a_product, a_published_world, a_world
 
+ASKED_BEFORE = {(context, "13"): ("s", "parked") for context in ("price", "stock")}
 KINDS = [{}, {"create": "create"}, {"offer": "combined"}, {"offer": "combined", "replaces": True}]
 
 
@@ -24,6 +25,7 @@ def only(things):
 @pytest.mark.parametrize("manifest", KINDS)
 def test_a_new_sku_is_registered_with_its_pair_and_asks_for_price_and_stock(manifest):
     world = a_world(**manifest)
+    world.states.rows |= ASKED_BEFORE
     ending = only(world.attempt(world.row("catalog")))
     assert only(world.marketplace.written).action is Action.REGISTER
     assert ending.code == "S1"
@@ -51,6 +53,21 @@ def test_a_whole_replacement_registers_with_price_and_stock():
     record = only(world.marketplace.written)
     assert (record.price.sale, record.price.list, record.stock) == (9990, 12990, 37)
     assert world.states.known["stock", "13"] == {"quantity": 37}
+
+
+@pytest.mark.parametrize("asked", [{}, {("stock", "13"): ("s", "parked")}])
+def test_a_whole_replacement_asks_again_only_for_what_somebody_asked_for_before(asked):
+    world = a_world(offer="combined", replaces=True)
+    world.states.rows |= asked
+    ending = only(world.attempt(world.row("catalog")))
+    assert [ask.context for ask in ending.outcome.then] == [context for context, _ in asked]
+
+
+def test_a_whole_replacement_that_goes_in_a_lot_asks_for_price_and_stock_whatever_was_asked_before():
+    """Its lane is free until the lot is answered: who asks meanwhile parks, and has to be told of the publication."""
+    world = a_world(offer="combined", replaces=True, lots=Lots(100, 10_000, 5.0, 1.0, 60.0))
+    send = only(world.decide(world.row("catalog")))
+    assert [ask.context for ask in send.then] == ["price", "stock"]
 
 
 def test_a_listing_that_exists_already_is_adopted_and_updated():
@@ -492,6 +509,7 @@ def test_a_step_survives_json():
 
 def test_a_whole_replacement_whose_snapshot_was_in_doubt_asks_those_who_may_wait_for_it():
     world = a_published_world(offer="combined", replaces=True)
+    world.states.rows |= ASKED_BEFORE
     ending = only(world.attempt(world.row("catalog", confirmed=None)))
     assert {ask.context for ask in ending.outcome.then} == {"price", "stock"}
 

@@ -204,6 +204,29 @@ def test_a_notification_about_a_waiting_sku_brings_it_forward_and_it_is_done_onc
     assert told == ["S1"], "the load came back to it, or the notification did"
 
 
+@BOTH_WAYS
+@pytest.mark.scenario("LOD-08")
+def test_what_is_announced_while_a_load_writes_is_read_afterwards(cell: Cell, marketplace: str):
+    shop = cell.shop(marketplace)
+    skus = shop.grow(12)
+    cell.marketplace.fault("latency", account=shop.slug, seconds=0.4, for_seconds=60)
+    run = load(shop)
+    read: set[str] = set()
+
+    def each_was_changed() -> bool:
+        """As soon as VTEX has told the load what a SKU costs, it costs something else."""
+        bodies = [json.loads(call["body"]) for call in shop.vtex_calls("simulation")]
+        for sku in {body["items"][0]["id"] for body in bodies} - read:
+            read.add(sku)
+            shop.change(sku, price=5500 + len(read), list_price=5500 + len(read), stock=3)
+        return len(read) == len(skus)
+
+    until(each_was_changed, seconds=40, why="the load does not read its SKUs")
+    ended(shop, run)
+    each_once(shop, skus)
+    assert {one.stock for one in shop.all_shown().values()} == {3}
+
+
 @pytest.mark.scenario("LOD-09")
 def test_a_load_of_an_incomplete_store_is_refused_with_all_that_is_missing(cell: Cell):
     shop = cell.shop("sandbox-sync")
