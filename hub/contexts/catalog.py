@@ -447,6 +447,7 @@ def _send(
         binding_state=state,
         product=facts.product.product if facts.product else (facts.listed.product if facts.listed else ""),
         notes=notes,
+        tried=facts.row.attempts,
     )
 
 

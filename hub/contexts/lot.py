@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hub.contexts.step import Item, Step
+from hub.contexts.step import LOST_AFTER, Item, Step
 from hub.errors import NotFound, Problem, Refusal
 from hub.model import JsonTree, LotResult, Row
 from hub.outcome import Done, Ending, Waiting
 from hub.ports import Link, Lots, LotView
 
 LOT = "lot"
-
-LOST_AFTER = 3
-"""Looks after which a lot that the marketplace took and does not know is lost: before, it may be slow to show it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +68,8 @@ def read(link: Link, item: Item) -> Facts:
 
 
 def _result(link: Link, ticket: str, row: Row) -> LotResult | None:
-    """What became of the lot. One that its marketplace said to have taken and does not know was never done.
+    """What became of the lot. One that its marketplace said to have taken and does not know was never done; it may
+    only be slow to show it for the first few looks.
 
     Its records are read anew then and go in another lot; without that its rows would wait for ever.
     """

@@ -278,6 +278,7 @@ def _sent(
         notes=notes,
         then=_restock(facts, contexts),
         refused_hash=refused_hash,
+        tried=max(row.attempts for row in rows),
     )
     return [send]
 

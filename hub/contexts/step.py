@@ -37,6 +37,9 @@ TO_MARKETPLACE = "VTEX to Marketplace"
 WAIT = 30.0
 """Seconds after which a row looks by itself whether the answer of its lot has come, should nobody have told it."""
 
+LOST_AFTER = 3
+"""Attempts after which what the marketplace took and does not know is lost: before, it may be slow to show it."""
+
 OPERATIONS = {"catalog": "Catalog change", "price": "Price update", "stock": "Inventory update"}
 """The operation of a story, by context (vtex.md 15.2); a new listing is an `Offer creation`."""
 
@@ -74,7 +77,7 @@ class Send(Step):
     `confirms` maps contexts to what the marketplace shows when it took the record, and `before` to what it showed
     before, which a refusal leaves as it was. `kind` chooses the lot. `story` lacks code and destination until then.
     `notes` are warnings that go along (A1, A3, Z). `then` is asked for after success. `refused_hash` keeps the same
-    input from being sent again after a refusal (RES-13).
+    input from being sent again after a refusal (RES-13). `tried`: attempts before this one that did not end well.
     """
 
     record: Record
@@ -87,6 +90,7 @@ class Send(Step):
     notes: tuple[Problem, ...] = ()
     then: tuple[Ask, ...] = ()
     refused_hash: str | None = None
+    tried: int = field(default=0, compare=False)
 
     @property
     def intent(self) -> JsonTree:
@@ -202,18 +206,28 @@ def deliver(link: Link, send: Send) -> tuple[Ending, ...]:
     except Refusal as refusal:
         return rejected(send, refusal.problems, refusal.answer)
     except NotFound as missing:
-        return _gone(send, missing)
+        return _gone(link, send, missing)
     return taken(send, written)
 
 
-def _gone(send: Send, missing: NotFound) -> tuple[Ending, ...]:
+def _gone(link: Link, send: Send, missing: NotFound) -> tuple[Ending, ...]:
     """The marketplace does not know a listing that we have a pair for.
 
     What was to be removed is removed. Anything else may only not be visible yet: it is tried again by the plan, since
-    dropping the pair too early would make a second listing.
+    dropping the pair too early would make a second listing. After `LOST_AFTER` attempts the marketplace is asked: a
+    listing that it does not show either was deleted by somebody else, or answered as made and never was. Then the pair
+    goes, and the catalogue, which looks once more, makes another.
     """
     if send.record.action in {Action.DELETE, Action.DEACTIVATE}:
         return taken(replace(send, binding_state=BindingState.DELETED), Written("", answer=missing.answer))
+    if send.tried >= LOST_AFTER and link.marketplace.show(send.key, send.record.remote_id) is None:
+        pair = Binding(send.key, send.record.remote_id or "", BindingState.DELETED, "", send.product)
+        again = Done(follow(link.store, send.key, ("catalog",)))
+        first, *others = send.contexts
+        return (
+            Ending(first, send.key, again, definite=True, binding=pair),
+            *(Ending(context, send.key, Done(), definite=True) for context in others),
+        )
     raise Unavailable(
         f"the marketplace does not know the listing {send.record.remote_id}", side="marketplace", answer=missing.answer
     )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hub.contexts.step import Send
-from hub.errors import Problem, Refusal
+from hub.errors import NotFound, Problem, Refusal, Unavailable
 from hub.model import Action, BindingState, LotOutcome, Price, Written
 from hub.outcome import Done, Parked, Refused, Waiting
 from hub.rules import InventoryRules, PricingRules, Rules
@@ -249,6 +249,23 @@ def test_a_whole_replacement_does_not_bring_back_what_may_just_have_been_deleted
     ending = only(world.attempt(world.row("stock")))
     assert world.marketplace.written == []
     assert ending.outcome.on == "publication:13"
+
+
+def test_a_listing_that_the_marketplace_neither_takes_nor_shows_any_more_is_made_again():
+    world = a_published_world(create="create")
+    world.vtex.offers["13"] = an_offer(stock=5)
+    world.marketplace.answers = [NotFound("listing MK-13")] * 3
+    with pytest.raises(Unavailable):
+        world.attempt(world.row("stock", attempts=2))
+    with pytest.raises(Unavailable):
+        world.attempt(world.row("stock", attempts=3))  # it shows it: it will take it again
+    world.marketplace.listings.clear()
+    ending = only(world.attempt(world.row("stock", attempts=4)))
+    assert ending.binding.state is BindingState.DELETED
+    assert [ask.context for ask in ending.outcome.then] == ["catalog"]
+    world.states.known.clear()
+    world.attempt(world.row("catalog"))
+    assert world.marketplace.written[-1].action is Action.REGISTER
 
 
 def test_a_whole_replacement_without_any_registration_waits_for_the_publication():

@@ -314,6 +314,16 @@ def test_a_lot_that_the_marketplace_took_and_does_not_know_is_sent_again(cell: C
     assert {lot["state"] for lot in states} == {"settled"}
 
 
+@pytest.mark.scenario("RES-08")
+def test_a_listing_that_was_answered_as_made_and_never_was_is_made_again(cell: Cell):
+    shop = cell.shop("sandbox-sync")
+    cell.marketplace.fault("lie", operation="listing_create", account=shop.slug, count=1)
+    (sku,) = shop.grow(1)
+    shop.published(sku, seconds=60)
+    shop.quiet(answered=True)
+    assert shop.shown(sku).creates == 1
+
+
 @pytest.mark.scenario("RES-09")
 def test_a_lot_that_is_partly_refused_is_told_item_by_item(cell: Cell):
     shop = cell.shop("sandbox-lot", dials={"feed_delay": 2.0})
