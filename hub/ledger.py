@@ -99,6 +99,10 @@ class Tally:
 #   held, waiting for a ticket        -> stays; the new demand is answered after the current one
 #   backing off (delayed, unknown)    -> stays: requests are counted and never shorten the delay
 #   dead                              -> due once, ten minutes after its last try at the earliest
+#
+# `other`: whoever asks for keys of one (store, context) is mostly one source; only what others asked for is looked up.
+# `offset 0`: once for each row, not once for each column that needs it. psycopg reads a text of more than 4,096
+# characters anew each time, which is why no comment stands inside.
 _INSERT_NOTICES = """
   insert into notices (id, store, kind, fate, key, body, received_at)
   select id, store, kind, fate, key, body, coalesce(to_timestamp(at / 1e6), now())
@@ -132,10 +136,9 @@ with said as ({_INSERT_NOTICES}
      or (s.asked > s.answered and excluded.urgency < s.urgency)
      or (excluded.heard and not s.heard)
   returning s.store, s.context, s.key, s.work, s.asked_by = pg_current_xact_id() as fresh
-), fresh as (
+), fresh as materialized (
   select store, context, count(*) as n from put where fresh group by 1, 2
-), other as (
-  -- Whoever asks for keys of one (store, context) is mostly one source; only what others asked for is looked up.
+), other as materialized (
   select o.store, o.context, o.source, count(*) as n
   from unnest(%s::int[], %s::text[], %s::text[], %s::text[]) as o(store, context, key, source)
   join put p using (store, context, key) where p.fresh group by 1, 2, 3
@@ -146,11 +149,12 @@ with said as ({_INSERT_NOTICES}
          t.requested, f.n, t.requested - f.n
   from unnest(%s::int[], %s::text[], %s::text[], %s::int8[], %s::int8[], %s::int8[], %s::int8[], %s::int8[], %s::bool[])
     as t(store, context, source, received, quarantined, ignored, accepted, requested, main),
-  lateral (select case when t.main
+  lateral (select case when t.requested = 0 then 0
+             when t.main
              then coalesce((select n from fresh where store = t.store and context = t.context), 0)
                   - coalesce((select sum(n) from other where store = t.store and context = t.context), 0)
              else coalesce((select n from other where store = t.store and context = t.context and source = t.source), 0)
-           end::int8 as n) f
+           end::int8 as n offset 0) f
   order by 1, 2, 3
   on conflict (store, context, source, slot) do update set
     received = c.received + excluded.received, quarantined = c.quarantined + excluded.quarantined,

@@ -26,7 +26,7 @@ from typing import Final
 
 from psycopg import AsyncConnection
 
-from hub.db import ListsAsLiterals, StorageAway, StorageRefused, conninfo, translated
+from hub.db import StorageAway, StorageRefused, conninfo, translated
 from hub.errors import HubError
 from hub.ledger import (
     NOTICES_AND_ENQUEUE,
@@ -135,6 +135,7 @@ class GroupCommit:
         self._last_was_full = False
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None  # kept: asking for it is a system call in Python 3.11
         self.away: str | None = None
         """Why PostgreSQL cannot be used; `None` while it can, as far as is known."""
         self.answered_at: float | None = None
@@ -146,6 +147,7 @@ class GroupCommit:
 
     def start(self) -> None:
         """Begin to connect and to commit; call inside the event loop."""
+        self._loop = asyncio.get_running_loop()
         self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._watch())]
 
     async def stop(self) -> None:
@@ -164,7 +166,7 @@ class GroupCommit:
 
     async def store(self, notices: Sequence[Notice], asks: Sequence[Ask]) -> Verdict:
         """Store both in the next commit; the answer comes after it, or from the spool when the patience ends."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop or asyncio.get_running_loop()
         entry = _Waiting(notices, asks, loop.time(), loop.create_future())
         if self.away is not None or self._stopping or len(self._waiting) >= self._most_waiting:
             self._give_up((entry,))
@@ -185,7 +187,6 @@ class GroupCommit:
                 with translated():
                     async with asyncio.timeout(_CONNECT_SECONDS):
                         connection = await AsyncConnection.connect(self._where, autocommit=True)
-                connection.adapters.register_dumper(list, ListsAsLiterals)
             except (StorageAway, StorageRefused, TimeoutError) as fault:
                 self._went_away(str(fault) or "PostgreSQL did not answer in time")
                 await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])

@@ -27,7 +27,7 @@ STOCK_15 = [("stock", "15", Urgency.NOTIFIED, True)]
 def test_a_documented_body_is_stored_asked_for_counted_and_woken(intake: Running) -> None:
     token = intake.add_store()
     answer = intake.post(f"{token}/api/notification/", TEN_FIELDS)
-    assert (answer.status, answer.body) == (200, {})
+    assert (answer.status, answer.body) == (200, None)
     assert intake.states() == STOCK_15
     assert intake.notices() == [("notification", "accepted", None, json.dumps(TEN_FIELDS))]
     assert intake.counters() == (1, 0, 0, 1)
