@@ -51,8 +51,14 @@ NEAR = 0.06
 """Seconds that a store which had its part may book ahead (four calls where calls are rarer)."""
 ALONE = 0.25
 """The part of a budget that one process uses while Redis is away: others do the same."""
+ROOM_AHEAD = 1.5
+"""Seconds over which claims may keep room: they read before they write, and meanwhile nobody else would call. Tokens
+are still taken one by one as the calls come, in order of service, and the longest wait for one is a second."""
 ROOM_LIFE = 5.0
 """Seconds that room kept for a claim stays kept."""
+
+FEW = 32
+"""Calls that may wait for tokens at once: the crew's part of one store, the threads of its claims, and some more."""
 
 RANKS = {"order": 0, "fulfilment": 1, "stock": 2, "lot": 2, "price": 3, "catalog": 4, "load": 5, "reconcile": 5}
 """Order of service; what is not named here comes with catalog."""
@@ -98,6 +104,11 @@ class Budget:
     def near(self, rank: int) -> int:
         """How far ahead a store may book that had its part, in microseconds."""
         return int(max(NEAR * 1e6, 4 * self.interval) * HORIZONS[rank])
+
+    @property
+    def ahead(self) -> float:
+        """Seconds over which claims keep room: where calls are rare, as long as one may wait for its token."""
+        return ROOM_AHEAD if self.interval * FEW <= LONGEST_SLEEP * 1e6 else LONGEST_SLEEP
 
     def spare(self, rank: int) -> int:
         """What a rank must leave in the bucket, in microseconds."""
@@ -268,7 +279,7 @@ class Limits:
                 self.key("parts", account),
             ),
             (
-                budget.interval, budget.depth, int(HORIZONS[rank] * 1e6), rank, budget.spare(rank),
+                budget.interval, budget.depth, int(budget.ahead * 1e6), rank, budget.spare(rank),
                 want, ticket, int(ROOM_LIFE * 1e6), store,
             ),
         )  # fmt: skip

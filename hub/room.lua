@@ -11,7 +11,10 @@
 -- ARGV[8]  life     how long they are kept at most
 -- ARGV[9]  store    one that had less than its part does not see what others keep
 --
--- Returns {calls granted, wait until at least one more can be}.
+-- A claim of one key costs as much as one of many, so room is given out by the quarter of what was wanted, or of all
+-- that there is when that is less: never one call at a time as each token comes.
+--
+-- Returns {calls granted, wait until that many can be}.
 
 local function whole(number) return string.format('%.0f', number) end
 
@@ -40,10 +43,11 @@ end
 local tat = tonumber(redis.call('HGET', KEYS[2], 'tat') or 0)
 local free = depth + horizon - kept * interval - spare
 local granted = math.min(want, math.floor((free - math.max(tat - now, 0)) / interval))
-if granted < 1 then  -- one call finds a place in a bucket that has been full for a while, as in admit.lua
-  local over = math.max(tat, now - spare) - now + interval - free
+local least = math.max(1, math.min(math.ceil(want / 4), math.floor((depth + horizon - spare) / interval / 4)))
+if granted < least then  -- one call finds a place in a bucket that has been full for a while, as in admit.lua
+  local over = math.max(tat, now - spare) - now + least * interval - free
   if over > 0 then return {0, math.ceil(over)} end
-  granted = 1
+  granted = least
 end
 redis.call('HSET', KEYS[3], ARGV[7], granted .. ':' .. whole(now + ARGV[8]) .. ':' .. rank)
 redis.call('PEXPIRE', KEYS[3], math.ceil(ARGV[8] / 1000) * 2)

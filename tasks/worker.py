@@ -171,7 +171,9 @@ class Attempts:
             others=pairs,
         )
         if report.brake and report.brake <= LONGEST_ALARM:
-            self._alarms.ring(report.brake, partial(self._waker.wake, [here], further=True))
+            # Two, where there was no room: one takes it, and the other one finds out when there is more.
+            wanted = 2 if report.soft else 1
+            self._alarms.ring(report.brake, partial(self._waker.wake, [here], wanted=wanted, further=True))
 
 
 class CalmEvents(bootsteps.StartStopStep):

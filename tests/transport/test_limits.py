@@ -187,6 +187,21 @@ def test_room_kept_for_a_claim_is_there_when_its_calls_come(opened: Opened, serv
     assert out.limits.room("nobody", 6, "stock").granted == 6
 
 
+def test_room_is_kept_for_what_a_claim_reads_meanwhile_and_never_for_one_call_of_many(
+    opened: Opened, server: redis.Redis
+) -> None:
+    """Without a burst there is a token at a time; a claim for each would cost more than it does."""
+    out = opened(server).transport
+    budget = Budget("m:acme", rate=50.0, burst=1)
+    out.limits.register(budget)
+    granted = [out.limits.room("m:acme", 50, "load").granted for _ in range(3)]
+    assert granted[0] == 50
+    assert 50 < sum(granted) <= (1.5 + budget.interval / 1e6) * 50, "more than can start before the next claim ends"
+    full = out.limits.room("m:acme", 50, "load")
+    assert (full.granted, full.ticket) == (0, "")
+    assert full.wait > 0.1, "as long as several calls take"
+
+
 def test_room_given_back_is_free_again_and_more_important_work_does_not_wait_for_it(
     opened: Opened, server: redis.Redis
 ) -> None:
