@@ -56,6 +56,8 @@ ROOM_AHEAD = 1.5
 are still taken one by one as the calls come, in order of service, and the longest wait for one is a second."""
 ROOM_LIFE = 5.0
 """Seconds that room kept for a claim stays kept."""
+BRIEF = 0.01
+"""Seconds: calls that an account makes in so little time need no room kept, and no trip to give it back."""
 
 FEW = 32
 """Calls that may wait for tokens at once: the crew's part of one store, the threads of its claims, and some more."""
@@ -116,11 +118,15 @@ class Budget:
 
 
 class Room(NamedTuple):
-    """Calls a claim may make now. `granted` 0: nothing before `wait` seconds. `ticket` goes into `Calling.ticket`."""
+    """Calls a claim may make now. `granted` 0: nothing before `wait` seconds. `ticket` goes into `Calling.ticket`.
+
+    `calm`: Redis said in the same breath that all circuits of the store are closed.
+    """
 
     granted: int
     wait: float
     ticket: str = ""
+    calm: bool = False
 
 
 class Script:
@@ -276,15 +282,16 @@ class Limits:
             self._room,
             (
                 self.hold_key(account, group), self.key("limit", account), self.key("kept", account),
-                self.key("parts", account),
+                self.key("parts", account), f"{self._prefix}:circuits:{store}",
             ),
             (
                 budget.interval, budget.depth, int(budget.ahead * 1e6), rank, budget.spare(rank),
                 want, ticket, int(ROOM_LIFE * 1e6), store,
+                int(BRIEF * 1e6),
             ),
         )  # fmt: skip
         if answer is not None:
-            return Room(answer[0], answer[1] / 1e6, ticket if answer[0] and budget.rate > 0 else "")
+            return Room(answer[0], answer[1] / 1e6, ticket if answer[3] else "", calm=not answer[2])
         held = self.alone_hold(account, group)
         if held > 0:
             return Room(0, held)

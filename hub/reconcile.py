@@ -125,16 +125,17 @@ class Reconciler:
         """Take up to a claim's worth of keys and bring each to its end. `first`: a small claim, others are waiting."""
         settings, context = self.contexts[name], self.known[name]
         limit = settings.first_claim if first else settings.more_claim
-        if settings.pool != "orders":  # an order needs more than the side that is shut; its own calls tell
-            shut = self.brakes.shut_for(link.slug)
-            if shut:
-                return Report(link.slug, name, Counter(), brake=shut)
-            if shut is not None:
-                limit = 1
         room = self.brakes.keep_room(link.slug, name, limit)
-        if room.granted < 1:
-            return Report(link.slug, name, Counter(), brake=room.wait, soft=True)
         try:
+            if not room.calm and settings.pool != "orders":
+                # An order needs more than the side that is shut; its own calls tell.
+                shut = self.brakes.shut_for(link.slug)
+                if shut:
+                    return Report(link.slug, name, Counter(), brake=shut)
+                if shut is not None:
+                    limit = 1
+            if room.granted < 1:
+                return Report(link.slug, name, Counter(), brake=room.wait, soft=True)
             return self._claimed(link, context, settings, min(limit, room.granted), room.ticket, first=first)
         finally:
             self.brakes.give_back(link.slug, room)

@@ -42,6 +42,9 @@ LONGEST_WAIT_MS = 600_000
 KEPT_MESSAGES = 20_000
 """Ready-made messages that a process keeps, one for each store and context that it woke."""
 
+MARK = "@TOKEN@"
+"""Stands for the token in a ready-made message."""
+
 RUNNING_TOKEN_MS = 15_000
 """A running attempt's token lapses after this unless its process renews it."""
 
@@ -93,19 +96,34 @@ local function grant(wanted, live)
   redis.call('PEXPIRE', KEYS[1], ARGV[5])
   return {n, busy, 0}
 end
+local function send(answer, first, more, further)
+  if not more or more == '' then return answer end
+  for i = 1, answer[1] do
+    local past = answer[3] == 1
+    local token = (past and 'l' or '') .. ARGV[4] .. i
+    if not past and (further or answer[2] > 0 or i > 1) then
+      redis.call('LPUSH', KEYS[6], (string.gsub(more, '@TOKEN@', token)))
+    else
+      redis.call('LPUSH', KEYS[5], (string.gsub(first, '@TOKEN@', token)))
+    end
+  end
+  return answer
+end
 """
 
-# KEYS and ARGV as above, and ARGV: 6 '1' for live work.
+# KEYS and ARGV as above, and ARGV: 6 '1' for live work; 7 and 8 the messages of both lanes, where they go out from here
+# (the place of the token is marked), 9 '1' when all are further ones.
 _TAKE = f"""
 {_GRANT}
 local brake = redis.call('GET', KEYS[3])
 if brake and not (ARGV[6] == '1' and brake == 'soft') then return {{0, 0, 0}} end
-return grant(ARGV[3], ARGV[6] == '1')
+return send(grant(ARGV[3], ARGV[6] == '1'), ARGV[7], ARGV[8], ARGV[9] == '1')
 """
 
 # The end of an attempt and what follows it, in one step: nobody can be refused between the two.
 # KEYS and ARGV as above, and ARGV: 6 token that ends, 7 how many are wanted if a wake-up was refused meanwhile,
-# 8 brake in ms or 0, 9 'soft' or '1': what kind of brake, 10 how long there is a live backlog, in ms, or 0.
+# 8 brake in ms or 0, 9 'soft' or '1': what kind of brake, 10 how long there is a live backlog, in ms, or 0,
+# 11 the message of further wake-ups, as above.
 # Answer as above; the third number is 2 when a live wake-up was refused meanwhile, so that one has to follow.
 _END = f"""
 {_GRANT}
@@ -117,7 +135,7 @@ if ARGV[10] ~= '0' then redis.call('SET', KEYS[4], '1', 'PX', ARGV[10]) end
 local wanted = ARGV[3]
 if wanted == '0' and mark and mark ~= 'live' then wanted = ARGV[7] end
 local answer = {{0, 0, 0}}
-if wanted ~= '0' and redis.call('EXISTS', KEYS[3]) == 0 then answer = grant(wanted, false) end
+if wanted ~= '0' and redis.call('EXISTS', KEYS[3]) == 0 then answer = send(grant(wanted, false), '', ARGV[11], true) end
 if mark == 'live' then answer[3] = 2 end
 return answer
 """
@@ -181,9 +199,12 @@ class Waker:
         self._end = self._redis.register_script(_END)
         self._give = self._redis.register_script(_GIVE)
         self._hold = self._redis.register_script(_HOLD)
+        # Where the broker is the same Redis, the script that grants a wake-up sends it too.
+        self._lists = settings.broker_url == settings.redis_url
         self._lock = Lock()
         self._complained = 0.0
         self._messages: dict[tuple[str, str], tuple[str, dict[str, Any], dict[str, Any]]] = {}
+        self._drafted: dict[tuple[str, str], tuple[str, str]] = {}
         self.pushed = 0
 
     def wake(
@@ -238,15 +259,17 @@ class Waker:
     ) -> int:
         chosen = [*([ended.pair] if ended else ()), *pairs]
         stems = [uuid.uuid4().hex for _ in chosen]
+        drafts = [self._drafts(slug, context) if self._lists else ("", "") for slug, context in chosen]
         with self._redis.pipeline(transaction=False) as pipe:
             for number, (slug, context) in enumerate(chosen):
                 keys, cap = self._keys(slug, context), self._settings.contexts[context].cap
                 grant: list[str | int] = [WAITING_TOKEN_MS, cap, wanted, stems[number], LONGEST_WAIT_MS]
                 if ended and number == 0:
                     grant[2] = ended.wanted
-                    self._end(keys=keys, args=[*grant, *ended.arguments()], client=pipe)
+                    self._end(keys=keys, args=[*grant, *ended.arguments(), drafts[number][1]], client=pipe)
                 else:
-                    self._take(keys=keys, args=[*grant, "1" if live else "0"], client=pipe)
+                    flags = ["1" if live else "0", *drafts[number], "1" if further else "0"]
+                    self._take(keys=keys, args=[*grant, *flags], client=pipe)
             answers: list[Any] = pipe.execute()
         due: list[tuple[str, str, str, Lane]] = []
         for place, ((slug, context), stem, (granted, busy, past)) in enumerate(
@@ -256,12 +279,14 @@ class Waker:
             for number in range(1, granted + 1):
                 lane: Lane = "more" if past != 1 and (goes_on or busy or number > 1) else "first"
                 due.append((slug, context, f"l{stem}{number}" if past == 1 else f"{stem}{number}", lane))
-        sent = self._publish_all(due) if due else 0
+        if due and not self._lists:
+            self._publish_all(due)
+        sent = len(due)
         if ended and answers[0][2] == 2:
             sent += self._wake([ended.pair], 1, False, True)
         return sent
 
-    def _publish_all(self, due: Sequence[tuple[str, str, str, Lane]]) -> int:
+    def _publish_all(self, due: Sequence[tuple[str, str, str, Lane]]) -> None:
         """Every wake-up, by slug, context, token and lane. A token without a message would keep others from waking."""
         left = list(reversed(due))
         try:
@@ -275,24 +300,62 @@ class Waker:
                     pipe.zrem(self._keys(slug, context)[0], token)
                 pipe.execute()
             raise
-        return len(due)
+
+    def _drafts(self, slug: str, context: str) -> tuple[str, str]:
+        """First and further wake-ups of a pair as kombu puts them into Redis, with a mark where the token goes.
+
+        Sent by the script that grants them they cost no trip and no work of kombu's.
+        """
+        found = self._drafted.get((slug, context))
+        if found is None:
+            if len(self._drafted) >= KEPT_MESSAGES:
+                self._drafted.clear()
+            with self._app.producer_pool.acquire(block=True, timeout=2) as producer:
+                drafted = [self._draft(producer, slug, context, lane) for lane in get_args(Lane)]
+            found = self._drafted[slug, context] = (drafted[0], drafted[1])
+        return found
+
+    def _draft(self, producer: Producer, slug: str, context: str, lane: Lane) -> str:
+        body, headers, properties = self._message(slug, context)
+        written: list[str] = []
+
+        class Desk:
+            """Takes what kombu would send."""
+
+            @staticmethod
+            def add(_command: str, _key: str, text: str) -> None:
+                written.append(text)
+
+        channel: Any = producer.channel
+        message = channel.prepare_message(
+            body,
+            priority=0,
+            content_type="application/json",
+            content_encoding="utf-8",
+            headers=headers | {"id": MARK, "root_id": MARK},
+            properties=properties | {"correlation_id": MARK, "delivery_mode": 2},
+        )
+        channel.basic_publish(
+            message, exchange="", routing_key=queue_for(self._settings, slug, context, lane), _publish_batch=Desk
+        )
+        made = json.loads(written[0])
+        made["properties"]["delivery_tag"] = MARK  # each message has its own
+        return json.dumps(made)
+
+    def _message(self, slug: str, context: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        """Body, headers and properties of a pair's wake-up, without what differs between two."""
+        message = self._app.amqp.as_task_v2(
+            MARK, ATTEMPT, args=(slug, context), kwargs={}, argsrepr=f"({slug!r}, {context!r})", ignore_result=True
+        )
+        return json.dumps(message.body), dict(message.headers), dict(message.properties)
 
     def _publish(self, producer: Producer, slug: str, context: str, token: str, lane: Lane) -> None:
-        """One wake-up. What is the same in all of a pair's messages is made once."""
+        """One wake-up, by a broker of another kind. What is the same in all of a pair's messages is made once."""
         made = self._messages.get((slug, context))
         if made is None:
-            message = self._app.amqp.as_task_v2(
-                token,
-                ATTEMPT,
-                args=(slug, context),
-                kwargs={},
-                argsrepr=f"({slug!r}, {context!r})",
-                ignore_result=True,
-            )
-            made = (json.dumps(message.body), dict(message.headers), dict(message.properties))
             if len(self._messages) >= KEPT_MESSAGES:
                 self._messages.clear()
-            self._messages[slug, context] = made
+            made = self._messages[slug, context] = self._message(slug, context)
         body, headers, properties = made
         producer.publish(
             body,
