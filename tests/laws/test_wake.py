@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -289,3 +290,20 @@ def test_taking_holding_and_giving_mean_the_same_everywhere(scripts: Any) -> Non
     assert take(keys=keys, args=[20_000, 3, 2, "e", 600_000, "0"]) == [0, 0, 0]
     assert take(keys=keys, args=[20_000, 3, 2, "e", 600_000, "1"])[0] == 1
     scripts.delete(*keys)
+
+
+def test_a_wake_up_that_the_script_sends_is_the_one_that_kombu_would_send(broker: Broker) -> None:
+    assert broker.waker.wake([PAIR], wanted=2) == 2
+    first, more = (queue_for(broker.settings, *PAIR, lane) for lane in ("first", "more"))
+    sent = {name: json.loads(broker.redis.lpop(f"{broker.prefix}:{name}")) for name in (first, more)}
+    assert {one["headers"]["id"] for one in sent.values()} == set(broker.tokens())
+    for name, ours in sent.items():
+        token = ours["headers"]["id"]
+        app = make_app(broker.settings)
+        with app.producer_pool.acquire(block=True) as producer:
+            broker.waker._publish(producer, *PAIR, token, "first" if name == first else "more")
+        app.close()
+        kombus = json.loads(broker.redis.lpop(f"{broker.prefix}:{name}"))
+        assert ours["properties"].pop("delivery_tag") == token, "unlike any other message's"
+        assert kombus["properties"].pop("delivery_tag")
+        assert ours == kombus
