@@ -28,6 +28,16 @@ log = logging.getLogger("hub.broker")
 class LastingConsumer(Consumer):
     """Celery's consumer, which looks for its broker as long as it takes; says so once, and once when it is back."""
 
+    def connection_for_write(self, url: str | None = None, heartbeat: float | None = None) -> Connection:
+        """The connection for Celery's events, where nobody waits for RabbitMQ's word that it has one.
+
+        Each attempt tells three events, one after the other for all threads of a worker: with a confirmation for each a
+        busy machine does a few attempts a second. An event that is lost is only missing from Flower.
+        """
+        conn = self.app.connection_for_write(url=url, heartbeat=heartbeat)
+        conn.transport_options = {**(conn.transport_options or {}), "confirm_publish": False}
+        return self.ensure_connected(conn)
+
     def ensure_connected(self, conn: Connection) -> Connection:
         """The connection, once the broker takes it; ends only with the worker."""
         tries = 0

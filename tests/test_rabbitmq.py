@@ -3,12 +3,14 @@
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from chaos.rabbit import RabbitMQ, installed
 from hub.runtime.embedded import Postgres, Valkey
-from tasks.app import dead_queue
+from tasks.app import dead_queue, make_app
+from tasks.broker import LastingConsumer
 from tests.cell import Cell, running_cell, until
 from tests.conftest import copied
 
@@ -99,3 +101,12 @@ def test_dead_keys_are_mirrored_in_rabbitmq(rabbit_cell: Cell, rabbit: RabbitMQ)
     shop.modified(sku, sku=True)
     shop.status("catalog", sku, "dead")
     until(lambda: rabbit.queues().get(dead_queue(shop.slug, "catalog"), (0, 0))[0] == 1, why="no dead letter")
+
+
+def test_a_worker_waits_for_no_confirmation_of_its_events(rabbit_cell: Cell) -> None:
+    app = make_app(rabbit_cell.settings)
+    with app.connection_for_write() as wakes:
+        assert wakes.transport_options["confirm_publish"], "a wake-up that is lost waits for the sweep"
+    consumer = SimpleNamespace(app=app, ensure_connected=lambda conn: conn.ensure_connection())
+    with LastingConsumer.connection_for_write(consumer) as events:
+        assert events.default_channel.connection.confirm_publish is False
