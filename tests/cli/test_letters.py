@@ -1,6 +1,7 @@
 """Dead letters, gates, orders and the ledger on an installation without processes."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -145,7 +146,7 @@ def test_queues_count_what_is_dead_and_what_waits(
     rows = {row["context"]: row for row in hub("queues", "--json").json["queues"]}
     assert (rows["price"]["dead"], rows["price"]["pending"], rows["stock"]["dead"]) == (2, 1, 1)
     assert rows["price"]["oldest"] >= 90
-    assert "\t1m30s\t" in hub("queues").out
+    assert re.search(r"\t1m[3-5]\ds\t", hub("queues").out), "a minute and a half, and what the test itself took"
 
 
 def test_the_ledger_check_finds_a_law_that_does_not_hold(
