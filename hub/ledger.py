@@ -484,8 +484,12 @@ class Ledger:
             lots = {int(row[10][4:]) for row in rows if row[4] == "waiting" and (row[10] or "").startswith("lot:")}
             outcomes = {}
             if lots:
-                with self.pool.connection() as db:
-                    outcomes = _lot_outcomes(db, lots, [row[2] for row in rows])
+                try:
+                    with self.pool.connection() as db:
+                        outcomes = _lot_outcomes(db, lots, [row[2] for row in rows])
+                except Exception:
+                    self.abandon(Claim(int(rows[0][0]), store, context, lane, {}))
+                    raise
         items: dict[str, dict[str, Row]] = {}
         for row in rows:
             resolved = outcomes.get((row[10] or "", row[1], row[2])) if outcomes else None

@@ -144,7 +144,7 @@ class Reconciler:
         self, link: Link, context: Context, settings: ContextSettings, limit: int, ticket: str, *, first: bool
     ) -> Report:
         name = context.name
-        started = self.monotonic()
+        started, worker = self.monotonic(), self.ledger.worker
         claim = self.ledger.claim(
             link.store,
             name,
@@ -157,9 +157,13 @@ class Reconciler:
         if claim is None:
             return Report(link.slug, name, Counter())
         ends = started + settings.deadline
-        attempt = _Attempt(
-            self, link, claim, context, ticket, lambda: min(ends - self.monotonic(), self.heart.remaining())
-        )
+
+        def remaining() -> float:
+            left = min(ends - self.monotonic(), self.heart.remaining())
+            # A process that was given up joins anew, under another number; what it held before is not its own any more.
+            return left if self.ledger.worker == worker else 0.0
+
+        attempt = _Attempt(self, link, claim, context, ticket, remaining)
         try:
             endings = attempt.run()
             rows = [self._with_death(ending, self._next(claim, ending)) for ending in endings]

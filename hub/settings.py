@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
@@ -393,8 +394,9 @@ def _cross_problems(tree: JsonTree, where: _Lines) -> Iterator[Problem]:
     slowest = max((_number(tree, side, "total_seconds") or 0 for side in ("vtex", "marketplace")), default=0)
     for name in contexts if isinstance(contexts, dict) else ():
         place = ("contexts", str(name))
-        plan = _at(tree, *place, "plan")
-        if isinstance(plan, str) and plan not in known:
+        written: object = _at(tree, *place, "plan")
+        plan = str(written)
+        if isinstance(written, str | date) and plan not in known:  # YAML reads 2024-01-01 as a date
             yield where.problem((*place, "plan"), plan, f"is no plan of this file; {suggestion(plan, known)}")
         cap = _number(tree, *place, "cap")
         threads = _number(tree, "pools", str(_at(tree, *place, "pool")), "threads")

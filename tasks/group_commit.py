@@ -19,6 +19,7 @@ import enum
 import json
 import logging
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -197,6 +198,12 @@ class GroupCommit:
                 await self._commit_groups(connection)
             except _ConnectionLost:
                 await asyncio.sleep(_PAUSES[0])
+            except Exception as fault:  # noqa: BLE001 – whatever it is, this task must live: nobody else stores anything
+                # Type and place only: a message may quote a body.
+                where = "".join(traceback.format_tb(fault.__traceback__, limit=-4))
+                log.error("unexpected %s while storing\n%s", type(fault).__name__, where)  # noqa: TRY400 – see above
+                self._went_away(f"unexpected {type(fault).__name__}")
+                await asyncio.sleep(_PAUSES[-1])
             finally:
                 with contextlib.suppress(HubError), translated():
                     await connection.close()
@@ -240,7 +247,10 @@ class GroupCommit:
         if batch is None:
             self._drain_after = loop.time() + _PAUSES[-1]
             return False
-        group = [_Waiting(one.notices, one.asks, loop.time(), loop.create_future()) for one in batch.records]
+        # They are in the spool, and stay there until all of them are stored.
+        group = [
+            _Waiting(one.notices, one.asks, loop.time(), loop.create_future(), spooled=True) for one in batch.records
+        ]
         try:
             if group:
                 await self._commit(connection, group, again=True)
@@ -248,7 +258,7 @@ class GroupCommit:
             self._drain_after = loop.time() + self._drain_pause
             self._drain_pause = min(2 * self._drain_pause, _ADOPT_SECONDS)
             return False
-        if any(entry.verdict.done() and entry.verdict.result() is Verdict.AWAY for entry in group):
+        if not all(entry.verdict.done() and entry.verdict.result() is not Verdict.AWAY for entry in group):
             self._drain_after = loop.time() + _PAUSES[-1]
             return False
         self._drain_pause = _PAUSES[0]

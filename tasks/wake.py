@@ -36,7 +36,7 @@ WAITING_TOKEN_MS = 20_000
 What waits in a broker of another kind cannot be seen from here: there a wake-up that waits longer is doubled.
 """
 
-LONGEST_WAIT_MS = 600_000
+LONGEST_WAIT_MS = 120_000
 """A waiting token lapses after this in any case, however long the queue is that its message may wait in."""
 
 KEPT_MESSAGES = 20_000
@@ -149,10 +149,10 @@ redis.call('DEL', KEYS[2])
 return mark == 'live' and 2 or 1
 """
 
-# KEYS: 1 tokens. ARGV: 1 life in ms, 2 token.
+# KEYS: 1 tokens. ARGV: 1 life in ms, 2 token. What has ended meanwhile stays away. Answer: 1 when it is held.
 _HOLD = """
 local t = redis.call('TIME')
-redis.call('ZREM', KEYS[1], ARGV[2])
+if redis.call('ZREM', KEYS[1], ARGV[2], 'r' .. ARGV[2]) == 0 then return 0 end
 redis.call('ZADD', KEYS[1], t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[1], 'r' .. ARGV[2])
 redis.call('PEXPIRE', KEYS[1], 600000)
 return 1
@@ -365,6 +365,8 @@ class Waker:
             content_type="application/json",
             content_encoding="utf-8",
             retry=False,
+            # A broker that cannot be looked into forgets a wake-up when its token lapses; they would pile up there.
+            expiration=None if self._lists else WAITING_TOKEN_MS / 1000,
             **(properties | {"correlation_id": token}),
         )
 

@@ -85,6 +85,7 @@ class Heart:
         """Leave: what is still held is free at once."""
         self._stop.set()
         self._thread.join(timeout=5)
+        self._until = 0.0  # before the leases are free: what still runs must begin no write
         try:
             self._ledger.leave()
         except StorageAway:
@@ -139,7 +140,7 @@ class Attempts:
                 return f"{slug}.{context}: this version has no such context; its keys stay as they are"
             report = self._reconciler.attempt(link, context, first=first)
         finally:
-            del self._running[token]
+            self._running.pop(token, None)  # a message that was delivered twice has one token
             self._follow_up(slug, context, token, report)
         if report.died:
             raise KeysDied(report.sentence())

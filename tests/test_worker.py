@@ -46,6 +46,25 @@ def test_every_wake_up_is_answered_with_a_sentence(slug, context, sentence):
     assert Attempts(nobody, nobody, nobody).run(slug, context, "token", first=True) == sentence
 
 
+def test_a_wake_up_that_is_delivered_twice_at_once_follows_up_twice():
+    class Twice(Nobody):
+        ends = 0
+
+        def attempt(self, link, context, *, first):
+            if first:
+                attempts.run("acme-mkt", context, "token", first=False)  # while the other one still runs
+            return super().attempt(link, context, first=first)
+
+        def end(self, ended, token, **how):
+            super().end(ended, token, **how)
+            self.ends += 1
+
+    twice = Twice()
+    attempts = Attempts(twice, twice, twice)
+    assert attempts.run("acme-mkt", "stock", "token", first=True) == "acme-mkt.stock: 1 done"
+    assert twice.ends == 2
+
+
 def test_a_worker_prints_no_banner_no_warning_and_no_variables_of_its_threads():
     program = """
         import os, signal

@@ -282,6 +282,29 @@ def test_while_postgresql_is_away_everything_is_kept_and_stored_afterwards(
 
 
 @pytest.mark.scenario("NOT-12")
+def test_while_postgresql_refuses_what_was_spooled_stays_where_it_is(
+    database: str, cable: Cable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        serving(cable.url, registry_of=database, spool=tmp_path) as intake,
+        psycopg.connect(database, autocommit=True) as operator,
+    ):
+        token = intake.add_store()
+        assert intake.post(token, stock(1)).status == 200
+        cable.cut()
+        assert [intake.post(token, stock(sku)).status for sku in range(2, 12)] == [200] * 10
+        kept = {path.name: path.stat().st_size for path in tmp_path.glob("*.spool")}
+        operator.execute("alter table hub.counters rename to counters_of_another_version")
+        cable.mend()
+        until(lambda: "PostgreSQL refused" in caplog.text)
+        assert {path.name: path.stat().st_size for path in tmp_path.glob("*.spool")} == kept
+        operator.execute("alter table hub.counters_of_another_version rename to counters")
+        until(lambda: empty(tmp_path))
+        assert keys(intake) == {str(sku) for sku in range(1, 12)}
+        assert conservation(intake) == []
+
+
+@pytest.mark.scenario("NOT-12")
 def test_a_postgresql_that_is_stopped_and_started_loses_and_doubles_nothing(
     server_directory: Path, tmp_path: Path
 ) -> None:

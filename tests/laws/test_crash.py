@@ -26,6 +26,7 @@ from hub.ports import Link
 from hub.reconcile import Reconciler
 from hub.runtime.embedded import Postgres, alive
 from hub.settings import ContextSettings
+from hub.transport import calling
 from tests.fakes import a_world
 from tests.laws.books import PATIENT, STORE, Books
 
@@ -226,3 +227,26 @@ def test_of_two_that_read_the_same_key_around_a_crash_only_the_one_with_the_newe
     assert [value for key, value in written if key == crashed[0]] == [2]
     assert books.row(crashed[0], "load")["work"] == "i"
     books.assert_conserved()
+
+
+def test_a_process_that_was_given_up_and_joined_anew_begins_no_write_of_what_it_held_before(machine: Machine) -> None:
+    books = machine.books
+    ledger = Ledger(books.pool)
+    ledger.join("worker", 1_000_000)
+    left: list[float] = []
+
+    def read(link: Link, item: Item) -> Item:
+        left.append(calling.get().remaining())
+        ledger.join("worker", 1_000_000)  # as the heart does when its beat finds the process given up
+        left.append(calling.get().remaining())
+        return item
+
+    known = {"load": replace(CONTEXTS["load"], read=read, decide=lambda item: [Ending("load", item.key, Done())])}
+    settings = {"load": ContextSettings("catalog", PATIENT, first_claim=1, more_claim=1)}
+    crew = Crew(1)
+    books.ask("1", context="load")
+    link = replace(a_world().link, store=STORE)
+    Reconciler(ledger, settings, crew, Calm(), Calm(), known=known).attempt(link, "load", first=True)
+    crew.close()
+    assert left[0] > 0
+    assert left[1] == 0.0
