@@ -27,7 +27,7 @@ import yaml
 from cryptography.fernet import Fernet
 
 from bench import peers
-from bench.measure import ROUNDS, Line, Spread, alternating
+from bench.measure import ROUNDS, Line, Spread, alternating, cpu_seconds
 from hub.db import migrate, open_pool
 from hub.ledger import Ledger
 from hub.model import Ask
@@ -41,33 +41,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SCALE = float(os.environ.get("BENCH_SCALE", "1"))
 ONLY = os.environ.get("BENCH_ONLY", "").split()
 STORES = 10
-TICKS = os.sysconf("SC_CLK_TCK")
 OURS = {"claims of 50": (50, 50_000), "claims of 10": (10, 20_000), "one key at a time": (1, 4_000)}
 """Name → keys a claim takes, keys in the backlog."""
 CELERY, DRAMATIQ, PROCRASTINATE = 6_000, 50_000, 3_000
 TAIL = 0.02
 """The last part of a backlog is not timed: some threads are out of work then, on every side."""
-
-
-def cpu(*roots: int) -> float:
-    """Seconds of CPU that these processes and all their children have used so far."""
-    children: dict[int, list[int]] = {}
-    spent: dict[int, float] = {}
-    for place in Path("/proc").iterdir():
-        if not place.name.isdigit():
-            continue
-        try:
-            fields = (place / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-        except OSError:
-            continue
-        children.setdefault(int(fields[1]), []).append(int(place.name))
-        spent[int(place.name)] = sum(map(int, fields[11:15])) / TICKS
-    total, todo = 0.0, list(roots)
-    while todo:
-        pid = todo.pop()
-        total += spent.get(pid, 0.0)
-        todo += children.get(pid, [])
-    return total
 
 
 @dataclass
@@ -165,9 +143,9 @@ class Bench:
 
     def _meters(self, pids: Sequence[int]) -> dict[str, float]:
         return {
-            "worker": 1e6 * cpu(*pids),
-            "PostgreSQL": 1e6 * cpu(self.postgres.pid or 0),
-            "Valkey": 1e6 * cpu(self.valkey.pid or 0),
+            "worker": 1e6 * cpu_seconds(*pids),
+            "PostgreSQL": 1e6 * cpu_seconds(self.postgres.pid or 0),
+            "Valkey": 1e6 * cpu_seconds(self.valkey.pid or 0),
             "WAL": float(self.sql("select pg_current_wal_lsn() - '0/0'::pg_lsn")[0][0]),
         }
 

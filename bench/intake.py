@@ -31,7 +31,7 @@ import requests
 from cryptography.fernet import Fernet
 
 from bench import peers, posting
-from bench.measure import ROUNDS, Line, Spread, alternating, percentile
+from bench.measure import ROUNDS, Line, Spread, alternating, cpu_seconds, percentile
 from hub.db import migrate, open_pool
 from hub.runtime.embedded import Postgres, Valkey, scratch
 from hub.stores import Registry, SecretBox
@@ -45,27 +45,6 @@ OPEN_RATE = float(os.environ.get("BENCH_OPEN_RATE", "2000"))
 DRAIN = os.environ.get("BENCH_DRAIN", "1") == "1"
 CONNECTIONS = 64
 STORES = 10
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def spent(*roots: int) -> float:
-    """Seconds of CPU of these processes and their children, so far."""
-    parents: dict[int, list[int]] = {}
-    seconds: dict[int, float] = {}
-    for place in Path("/proc").iterdir():
-        if place.name.isdigit():
-            try:
-                fields = (place / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-            except OSError:
-                continue
-            parents.setdefault(int(fields[1]), []).append(int(place.name))
-            seconds[int(place.name)] = sum(map(int, fields[11:15])) / TICKS
-    total, todo = 0.0, list(roots)
-    while todo:
-        pid = todo.pop()
-        total += seconds.get(pid, 0.0)
-        todo += parents.get(pid, [])
-    return total
 
 
 @dataclass
@@ -164,12 +143,12 @@ class Bench:
         with self.serving(side, port, pinned=True) as pid:
             posting.closed_loop(port, self._from_here(), connections=CONNECTIONS, seconds=min(0.5, SECONDS))
             first = self.next_sku
-            server, store, wal = spent(pid), spent(self.postgres.pid or 0), self._wal()
+            server, store, wal = cpu_seconds(pid), cpu_seconds(self.postgres.pid or 0), self._wal()
             seen = posting.closed_loop(port, self._from_here(), connections=CONNECTIONS, seconds=SECONDS)
             count = len(seen.latencies)
             side.note(
-                server_us=1e6 * (spent(pid) - server) / count,
-                postgres_us=1e6 * (spent(self.postgres.pid or 0) - store) / count,
+                server_us=1e6 * (cpu_seconds(pid) - server) / count,
+                postgres_us=1e6 * (cpu_seconds(self.postgres.pid or 0) - store) / count,
                 wal_bytes=(self._wal() - wal) / count,
                 p50_ms=percentile(seen.latencies, 0.5),
                 p99_ms=percentile(seen.latencies, 0.99),
@@ -191,14 +170,14 @@ class Bench:
             warm = min(3.0, OPEN_SECONDS)
             posting.open_loop(port, self._from_here(), connections=CONNECTIONS, rate=OPEN_RATE, seconds=warm)
             first = self.next_sku
-            server, store, wal = spent(pid), spent(self.postgres.pid or 0), self._wal()
+            server, store, wal = cpu_seconds(pid), cpu_seconds(self.postgres.pid or 0), self._wal()
             seen = posting.open_loop(
                 port, self._from_here(), connections=CONNECTIONS, rate=OPEN_RATE, seconds=OPEN_SECONDS
             )
             count = len(seen.latencies)
             side.note(
-                open_server_us=1e6 * (spent(pid) - server) / count,
-                open_postgres_us=1e6 * (spent(self.postgres.pid or 0) - store) / count,
+                open_server_us=1e6 * (cpu_seconds(pid) - server) / count,
+                open_postgres_us=1e6 * (cpu_seconds(self.postgres.pid or 0) - store) / count,
                 open_wal_bytes=(self._wal() - wal) / count,
                 open_p50_ms=percentile(seen.latencies, 0.5),
                 open_rate=seen.rate,

@@ -24,7 +24,7 @@ import requests
 import yaml
 from cryptography.fernet import Fernet
 
-from bench.measure import percentile
+from bench.measure import cpu_seconds, percentile
 from hub.db import migrate, open_pool
 from hub.ledger import Ledger
 from hub.model import Ask, Urgency
@@ -35,7 +35,6 @@ from hub.simulators.marketplace_control import MarketplaceControl
 from hub.stores import Registry, SecretBox, Store
 
 ROOT = Path(__file__).resolve().parent.parent
-TICKS = os.sysconf("SC_CLK_TCK")
 MARKETPLACE = "sandbox-sync"
 NO_LIMIT = {"rate": 5000.0, "burst": 5000}
 
@@ -50,12 +49,6 @@ def wait_for(what: Any, *, seconds: float, why: str) -> Any:
         if time.monotonic() > ends:
             raise TimeoutError(f"{why}; last seen: {answer!r}")
         time.sleep(0.02)
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 @dataclass(frozen=True, slots=True)

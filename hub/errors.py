@@ -14,7 +14,7 @@
     ├── LeaseLost       somebody else may hold the key by now: start no write, settle nothing
     └── Conflict        the operation is already running or was done by somebody else
 
-Foreign exceptions are translated at one door each: those of `requests` and `pybreaker` in `hub.transport`,
+Foreign exceptions are translated at one door each: those of `urllib3` and `pybreaker` in `hub.transport`,
 those of `psycopg` in `hub.db`, those of `redis` in `hub.limits`, `hub.circuits` and `hub.wake`.
 """
 
