@@ -246,7 +246,7 @@ class Bench:
         count = max(200, int(PROCRASTINATE * SCALE))
         bin_, here = peers.python().parent, peers.HERE
         with psycopg.connect(self.postgres.url, autocommit=True) as db:
-            if db.execute("select to_regclass('public.procrastinate_jobs')").fetchone() == (None,):
+            if db.execute("select to_regclass('procrastinate_jobs')").fetchone() == (None,):
                 self._procrastinate("schema")
             db.execute("truncate procrastinate_jobs cascade")
             self._procrastinate(str(count))
