@@ -1,7 +1,6 @@
 """A closed-loop HTTP driver on raw sockets: so light that the server under test is what is measured."""
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,27 +74,3 @@ def closed_loop(host: str, port: int, path: str, body: Callable[[], bytes], *, c
         return uvloop.run(run())
     except ImportError:
         return asyncio.run(run())
-
-
-def notifications(account: str, affiliate: str) -> Callable[[], bytes]:
-    """Bodies of stock notifications about ever new SKUs."""
-    number = 0
-
-    def body() -> bytes:
-        nonlocal number
-        number += 1
-        return json.dumps(
-            {
-                "IdSku": str(number),
-                "An": account,
-                "IdAffiliate": affiliate,
-                "DateModified": "2026-08-20T15:11:28.1978783Z",
-                "IsActive": True,
-                "StockModified": True,
-                "PriceModified": False,
-                "HasStockKeepingUnitModified": False,
-                "HasStockKeepingUnitRemovedFromAffiliate": False,
-            }
-        ).encode()
-
-    return body
