@@ -43,8 +43,7 @@ def test_a_store_added_at_run_time_is_served_through_rabbitmq(rabbit_cell: Cell,
     shop.published(sku)
     shop.change(sku, stock=5)
     shop.shows(sku, stock=5)
-    queues = rabbit.queues()
-    assert queues[f"{shop.slug}.stock"][1] >= 1, "a worker consumes the store's queue"
+    until(lambda: rabbit.queues().get(f"{shop.slug}.stock", (0, 0))[1] > 0, why="nobody consumes the new store's queue")
     shop.quiet()
 
 
@@ -66,8 +65,8 @@ def test_a_rabbitmq_that_was_killed_is_found_again_and_nothing_is_lost(rabbit_ce
 
 def test_every_worker_consumes_again_soon_after_a_long_absence_of_rabbitmq(rabbit_cell: Cell, rabbit: RabbitMQ) -> None:
     shop = rabbit_cell.shop("sandbox-replace")
+    until(lambda: rabbit.queues().get(f"{shop.slug}.stock", (0, 0))[1] > 0, why="nobody consumes the new store's queue")
     before = {name: consumers for name, (_, consumers) in rabbit.queues().items() if consumers}
-    assert f"{shop.slug}.stock" in before
     rabbit.kill()
     lost = "waiting for the broker"
     until(lambda: all(lost in rabbit_cell.log(name) for name in ("first", "more")), seconds=30, why="nobody noticed")
