@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import IntEnum
 from threading import Lock
 from typing import Any, get_args
 
@@ -140,15 +139,6 @@ if mark == 'live' then answer[3] = 2 end
 return answer
 """
 
-# KEYS as above. ARGV: 1 token. Answer: 1 when a wake-up was refused meanwhile, so that one has to follow, 2 a live one.
-_GIVE = """
-redis.call('ZREM', KEYS[1], ARGV[1], 'r' .. ARGV[1])
-local mark = redis.call('GET', KEYS[2])
-if not mark then return 0 end
-redis.call('DEL', KEYS[2])
-return mark == 'live' and 2 or 1
-"""
-
 # KEYS: 1 tokens. ARGV: 1 life in ms, 2 token. What has ended meanwhile stays away. Answer: 1 when it is held.
 _HOLD = """
 local t = redis.call('TIME')
@@ -157,14 +147,6 @@ redis.call('ZADD', KEYS[1], t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[1], 'r'
 redis.call('PEXPIRE', KEYS[1], 600000)
 return 1
 """
-
-
-class Refused(IntEnum):
-    """A wake-up that was not sent because enough were there; whoever ends sends it."""
-
-    NONE = 0
-    FURTHER = 1
-    LIVE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +179,6 @@ class Waker:
         )
         self._take = self._redis.register_script(_TAKE)
         self._end = self._redis.register_script(_END)
-        self._give = self._redis.register_script(_GIVE)
         self._hold = self._redis.register_script(_HOLD)
         # Where the broker is the same Redis, the script that grants a wake-up sends it too.
         self._lists = settings.broker_url == settings.redis_url
@@ -236,8 +217,13 @@ class Waker:
         `wanted` further wake-ups for the pair itself, `refused` where none is wanted but one was refused meanwhile.
         `brake`: seconds for which nobody is woken for it, `soft`: but for live work. `backlog`: its claim was full of
         live work, so for a while what comes new waits its turn with the rest. Returns how many went out.
+        Of a context that only a newer version knows the token goes and nothing follows: its own workers do the rest.
         """
         chosen = self._known(others)
+        if not self._known([ended]):
+            return self._guarded(
+                lambda: self._forget(ended, token) + (self._wake(chosen, 1, False, False) if chosen else 0)
+            )
         end = _End(ended, token, wanted, refused, brake, soft, backlog)
         return self._guarded(lambda: self._wake(chosen, 1, False, False, end))
 
@@ -285,6 +271,11 @@ class Waker:
         if ended and answers[0][2] == 2:
             sent += self._wake([ended.pair], 1, False, True)
         return sent
+
+    def _forget(self, pair: tuple[str, str], token: str) -> int:
+        """Take the token out of the count; the mark of a refused wake-up stays for whoever can follow it."""
+        self._redis.zrem(self._marks(*pair)[0], token, f"r{token}")
+        return 0
 
     def _publish_all(self, due: Sequence[tuple[str, str, str, Lane]]) -> None:
         """Every wake-up, by slug, context, token and lane. A token without a message would keep others from waking."""
@@ -394,31 +385,6 @@ class Waker:
                 for slug, context, token in running:
                     self._hold(keys=self._marks(slug, context)[:1], args=[RUNNING_TOKEN_MS, token], client=pipe)
                 pipe.execute()
-        except (redis.RedisError, OSError) as fault:
-            self._complain(fault)
-
-    def give(self, slug: str, context: str, token: str) -> Refused:
-        """The attempt has ended; what kind of wake-up was refused meanwhile, so that one has to follow."""
-        try:
-            return Refused(self._give(keys=self._marks(slug, context), args=[token]))
-        except (redis.RedisError, OSError) as fault:
-            self._complain(fault)
-            return Refused.NONE
-
-    def brake(self, slug: str, context: str, seconds: float, *, soft: bool = False) -> None:
-        """Nobody is woken for this pair for `seconds`: a limit or a circuit says so. The sweep wakes it afterwards.
-
-        `soft`: live work may try all the same; what is used up is used up for less important work only.
-        """
-        try:
-            self._redis.set(self._marks(slug, context)[2], "soft" if soft else "1", px=max(1, int(seconds * 1000)))
-        except (redis.RedisError, OSError) as fault:
-            self._complain(fault)
-
-    def backlog(self, slug: str, context: str) -> None:
-        """A claim was full of live work: for a while what comes new waits its turn with the rest."""
-        try:
-            self._redis.set(self._marks(slug, context)[3], "1", px=int(BACKLOG_SECONDS * 1000))
         except (redis.RedisError, OSError) as fault:
             self._complain(fault)
 

@@ -152,7 +152,8 @@ class Attempts:
 
     def _follow_up(self, slug: str, context: str, token: str, report: Report | None) -> None:
         if report is None:
-            self._waker.give(slug, context, token)
+            # Nothing is known of the pair, so nobody is woken but who was wanted and refused meanwhile.
+            self._waker.end((slug, context), token, wanted=0, refused=1)
             return
         names = self._links.names() if report.wake else {}
         pairs = {(names[store], other) for store, other in report.wake if store in names}

@@ -26,9 +26,6 @@ class Nobody:
     def hold(self, running):
         self.running = list(running)
 
-    def give(self, _slug, _context, _token):
-        return False
-
     def end(self, ended, token, **how):
         self.ended = (ended, token, how)
 
@@ -44,6 +41,17 @@ class Nobody:
 def test_every_wake_up_is_answered_with_a_sentence(slug, context, sentence):
     nobody = Nobody()
     assert Attempts(nobody, nobody, nobody).run(slug, context, "token", first=True) == sentence
+
+
+def test_an_attempt_that_raised_lets_who_was_refused_meanwhile_follow():
+    class Broken(Nobody):
+        def attempt(self, _link, _context, *, first):
+            raise RuntimeError(first)
+
+    broken = Broken()
+    with pytest.raises(RuntimeError):
+        Attempts(broken, broken, broken).run("acme-mkt", "stock", "token", first=True)
+    assert broken.ended == (("acme-mkt", "stock"), "token", {"wanted": 0, "refused": 1})
 
 
 def test_a_wake_up_that_is_delivered_twice_at_once_follows_up_twice():

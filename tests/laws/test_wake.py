@@ -15,7 +15,8 @@ import redis
 
 from hub.settings import Settings
 from tasks.app import dead_queue, make_app, queue_for
-from tasks.wake import _GIVE, _HOLD, _TAKE, Refused, Waker
+from tasks.wake import _END, _HOLD, _TAKE, Waker
+from tasks.worker import Attempts
 
 PAIR = ("acme", "stock")
 
@@ -42,6 +43,14 @@ class Broker:
     def tokens(self) -> list[str]:
         found = self.redis.keys(f"{self.prefix}:wake:*tokens")
         return [token.decode() for key in found for token in self.redis.zrange(key, 0, -1)]
+
+    def end(self, token: str, *, backlog: bool = False) -> int:
+        """An attempt ends without a wish of its own; how many wake-ups follow."""
+        return self.waker.end(PAIR, token, wanted=0, refused=1, backlog=backlog)
+
+    def brake(self, seconds: float, *, soft: bool = False) -> None:
+        """An attempt ends by finding out that the pair has to be left alone."""
+        self.waker.end(PAIR, "", wanted=0, refused=0, brake=seconds, soft=soft)
 
     def now(self) -> int:
         """Redis' clock in milliseconds."""
@@ -98,26 +107,58 @@ def test_threads_that_wake_together_never_pass_the_cap(broker: Broker) -> None:
     assert broker.waiting("first") + broker.waiting("more") == broker.cap
 
 
-def test_whoever_ends_after_a_refused_wake_up_is_told_to_send_one(broker: Broker) -> None:
+def test_whoever_ends_after_a_refused_wake_up_sends_one(broker: Broker) -> None:
     broker.waker.wake([PAIR], wanted=broker.cap)
-    token = broker.tokens()[0]
+    token, waiting = broker.tokens()[0], broker.waiting("more")
     assert broker.waker.wake([PAIR]) == 0
-    assert broker.waker.give(*PAIR, token), "the demand came between the last look and the end"
-    assert broker.waker.wake([PAIR], further=True) == 1
+    assert broker.end(token) == 1, "the demand came between the last look and the end"
+    assert broker.waiting("more") == waiting + 1
+    assert token not in broker.tokens()
+
+
+def test_an_attempt_that_raised_sends_the_wake_up_that_was_refused_meanwhile(broker: Broker) -> None:
+    class Broken:
+        """The links and the reconciler of a worker whose attempts end in an error nobody expected."""
+
+        def get(self, _slug: str) -> object:
+            return object()
+
+        def attempt(self, *_of: object, **_how: object) -> None:
+            broker.waker.wake([PAIR])
+            raise RuntimeError
+
+    broken: Any = Broken()
+    broker.waker.wake([PAIR], wanted=broker.cap)
+    token, waiting = broker.tokens()[0], broker.waiting("more")
+    with pytest.raises(RuntimeError):
+        Attempts(broken, broken, broker.waker).run(*PAIR, token, first=True)
+    assert broker.waiting("more") == waiting + 1, "it must not wait for the sweep"
+    assert len(broker.tokens()) == broker.cap
+
+
+def test_the_end_of_a_newer_versions_context_leaves_the_refused_wake_up_to_its_own_workers(broker: Broker) -> None:
+    newer = ("acme", "divination")
+    stem = f"{broker.prefix}:wake:{{acme.divination}}"
+    broker.redis.zadd(f"{stem}:tokens", {"rtoken": broker.now() + 20_000, "other": broker.now() + 20_000})
+    broker.redis.set(f"{stem}:mark", "1", px=60_000)
+    assert broker.waker.end(newer, "token", wanted=0, refused=1, others=[PAIR]) == 1, "who is known is woken"
+    assert broker.redis.zrange(f"{stem}:tokens", 0, -1) == [b"other"]
+    assert broker.redis.get(f"{stem}:mark") == b"1"
+    broker.redis.delete(f"{stem}:tokens", f"{stem}:mark")
 
 
 def test_an_end_without_a_refusal_wakes_nobody(broker: Broker) -> None:
     broker.waker.wake([PAIR])
-    assert not broker.waker.give(*PAIR, broker.tokens()[0])
+    assert broker.end(broker.tokens()[0]) == 0
     assert broker.tokens() == []
 
 
-def test_a_refusal_is_told_once(broker: Broker) -> None:
+def test_a_refusal_is_followed_once(broker: Broker) -> None:
     broker.waker.wake([PAIR], wanted=broker.cap)
     broker.waker.wake([PAIR])
     first, second, *_ = broker.tokens()
-    assert broker.waker.give(*PAIR, first)
-    assert not broker.waker.give(*PAIR, second)
+    assert broker.end(first) == 1
+    assert broker.end(second) == 0
 
 
 def test_tokens_of_lost_messages_and_dead_workers_lapse(broker: Broker) -> None:
@@ -155,26 +196,26 @@ def test_a_live_change_passes_a_load_once_and_waits_its_turn_in_a_backlog_of_liv
     live = next(token for token in broker.tokens() if token.startswith("l"))
     broker.waker.hold([(*PAIR, live)])
     assert broker.waker.wake([PAIR], live=True) == 0, "also while it runs"
-    assert broker.waker.give(*PAIR, live) is Refused.LIVE
-    assert broker.waker.wake([PAIR], live=True) == 1
-    broker.waker.backlog(*PAIR)
+    assert broker.end(live) == 1, "who was refused follows"
+    assert broker.waiting("first") == first + 2, "past the others, too"
+    broker.end("", backlog=True)
     for token in broker.tokens():
-        broker.waker.give(*PAIR, token)
+        broker.end(token)
     assert broker.waker.wake([PAIR], live=True) == 1
     assert broker.waker.wake([PAIR], live=True) == 1
     assert broker.waiting("more") == broker.cap, "the second of them, behind what waits there"
 
 
 def test_less_important_work_brakes_itself_and_not_what_is_live(broker: Broker) -> None:
-    broker.waker.brake(*PAIR, 60.0, soft=True)
+    broker.brake(60.0, soft=True)
     assert broker.waker.wake([PAIR]) == 0
     assert broker.waker.wake([PAIR], live=True) == 1
-    broker.waker.brake(*PAIR, 60.0)
+    broker.brake(60.0)
     assert broker.waker.wake([PAIR], live=True) == 0
 
 
 def test_a_brake_wakes_nobody_until_it_is_taken_off(broker: Broker) -> None:
-    broker.waker.brake(*PAIR, 60.0)
+    broker.brake(60.0)
     assert broker.waker.wake([PAIR]) == 0
     assert broker.waker.wake([("acme", "price")]) == 1, "it holds this pair only"
     broker.waker.release(*PAIR)
@@ -182,7 +223,7 @@ def test_a_brake_wakes_nobody_until_it_is_taken_off(broker: Broker) -> None:
 
 
 def test_a_brake_lets_go_by_itself(broker: Broker) -> None:
-    broker.waker.brake(*PAIR, 0.05)
+    broker.brake(0.05)
     deadline = time.monotonic() + 5.0
     while not broker.waker.wake([PAIR]):
         assert time.monotonic() < deadline, "the brake is still on"
@@ -204,7 +245,7 @@ def test_a_redis_that_forgot_everything_only_forgets_the_count(broker: Broker) -
     token = broker.tokens()[0]
     for key in broker.redis.keys(f"{broker.prefix}:*"):
         broker.redis.delete(key)
-    assert not broker.waker.give(*PAIR, token)
+    assert broker.end(token) == 0
     assert broker.waker.wake([PAIR]) == 1
 
 
@@ -212,9 +253,9 @@ def test_without_redis_nothing_is_woken_and_nothing_is_raised() -> None:
     settings = settings_for("redis://127.0.0.1:1/0")
     waker = Waker(settings, make_app(settings))
     assert waker.wake([PAIR]) == 0
-    assert not waker.give(*PAIR, "token")
+    assert waker.end(PAIR, "token", wanted=1, refused=1, brake=1.0) == 0
+    assert waker.end(("acme", "divination"), "token", wanted=0, refused=1) == 0
     waker.hold([(*PAIR, "token")])
-    waker.brake(*PAIR, 1.0)
     waker.release(*PAIR)
     waker.mirror_dead(*PAIR, [("7", "E2", "2026-01-01T00:00:00Z")])
     waker.send("hub.replay", "control.0")
@@ -274,15 +315,18 @@ def scripts(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield client
 
 
-def test_taking_holding_and_giving_mean_the_same_everywhere(scripts: Any) -> None:
+def test_taking_holding_and_ending_mean_the_same_everywhere(scripts: Any) -> None:
     keys = [f"t-scripts-{time.monotonic_ns()}-{key}" for key in KEYS]
-    take, give, hold = (scripts.register_script(text) for text in (_TAKE, _GIVE, _HOLD))
+    take, end, hold = (scripts.register_script(text) for text in (_TAKE, _END, _HOLD))
     assert take(keys=keys, args=[20_000, 3, 2, "a", 600_000, "0"]) == [2, 0, 0]
     assert take(keys=keys, args=[20_000, 3, 2, "b", 600_000, "0"]) == [1, 2, 0]
     assert take(keys=keys, args=[20_000, 3, 2, "c", 600_000, "0"]) == [0, 3, 0]
     assert hold(keys=keys[:1], args=[15_000, "a1"]) == 1
-    assert give(keys=keys, args=["a1"]) == 1
-    assert give(keys=keys, args=["a2"]) == 0
+    ends = [20_000, 3, 0, "x", 600_000]
+    assert end(keys=keys, args=[*ends, "a1", 1, 0, "1", 0]) == [1, 2, 0], "one was refused meanwhile"
+    assert end(keys=keys, args=[*ends, "a2", 1, 0, "1", 0]) == [0, 0, 0]
+    assert end(keys=keys, args=[*ends, "x1", 1, 0, "1", 0]) == [0, 0, 0]
+    assert take(keys=keys, args=[20_000, 3, 2, "y", 600_000, "0"]) == [2, 1, 0]
     scripts.set(keys[2], "1")
     assert take(keys=keys, args=[20_000, 3, 2, "d", 600_000, "0"]) == [0, 0, 0]
     assert take(keys=keys, args=[20_000, 3, 2, "d", 600_000, "1"]) == [0, 0, 0]
