@@ -79,7 +79,7 @@ def _changes(whole: Whole, shop: Shop, skus: list[str], turn: int) -> list[float
     for number in range(CHANGES):
         due = began + number / RATE
         time.sleep(max(0.0, due - time.monotonic()))
-        sku, stock = skus[number % len(skus)], 1000 * (turn + 1) + number
+        sku, stock = skus[number % len(skus)], 1000 + CHANGES * turn + number
         changed[sku, stock] = time.time()
         whole.vtex.change(shop.account, int(sku), stock=stock)
     shop.quiet(seconds=60)
