@@ -27,6 +27,7 @@ from hub.settings import Settings
 from hub.states import StoreStates
 from hub.stores import Credentials, Registry, SecretBox, Store
 from hub.transport import Call, Transport
+from hub.unforeseen import Unforeseen
 from hub.vtex import VtexStore
 
 log = logging.getLogger("hub.links")
@@ -249,6 +250,7 @@ class Links:
             self.closed(circuit.store)
 
     def _follow(self) -> None:
+        unforeseen = Unforeseen(log)
         while not self._stop.wait(REFRESH_SECONDS):
             try:
                 self.refresh()
@@ -256,3 +258,5 @@ class Links:
                 log.error("the registry cannot be used: %s", wrong)  # noqa: TRY400 – a setting, not a defect
             except HubError as away:
                 log.warning("the registry could not be read: %s", away)
+            except Exception as error:  # noqa: BLE001 – this thread must live, or no store is ever added or changed
+                unforeseen.tell("the registry could not be read", error)

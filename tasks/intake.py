@@ -40,6 +40,7 @@ from hub.ledger import Notice, Pair
 from hub.model import Ask, Urgency
 from hub.settings import SPOOL_BYTES, Settings
 from hub.stores import Door, Registry, SecretBox
+from hub.unforeseen import Unforeseen
 from tasks.bounded_http import Bounds, bounded
 from tasks.group_commit import SOURCES, GroupCommit, Verdict
 from tasks.spool import Spool
@@ -175,6 +176,7 @@ class KnownStores:
 
     def _follow(self) -> None:
         complained = False
+        unforeseen = Unforeseen(log)
         while not self._ending.is_set():
             try:
                 self._look()
@@ -183,6 +185,8 @@ class KnownStores:
                 if not complained:
                     log.warning("cannot read the registry of stores: %s", fault)
                 complained = True
+            except Exception as error:  # noqa: BLE001 – this thread must live, or no store is ever added or changed
+                unforeseen.tell("reading the registry of stores", error)
             self._ending.wait(self._every)
 
     def _look(self) -> None:

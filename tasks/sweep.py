@@ -11,7 +11,6 @@ import signal
 import socket
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +21,7 @@ from psycopg_pool import ConnectionPool
 from hub import reconciliations, reports
 from hub.conservation import fold
 from hub.contexts.reconcile import KEY as RECONCILE_KEY
-from hub.db import StorageAway, open_pool, translated
+from hub.db import StorageAway, StorageRefused, open_pool, translated
 from hub.errors import HubError
 from hub.ledger import Ledger
 from hub.links import Links
@@ -30,12 +29,15 @@ from hub.marketplaces import adapters
 from hub.model import Ask, Urgency
 from hub.settings import Settings
 from hub.stores import SecretBox
+from hub.unforeseen import Unforeseen
 from tasks.app import make_app
 from tasks.partitions import keep_partitions
 from tasks.replay import nudge
 from tasks.wake import Waker
 
 log = logging.getLogger("hub.sweep")
+
+unforeseen = Unforeseen(log)
 
 LETTERS_MIRRORED = 1000
 POLL_KEY = "@poll"
@@ -80,9 +82,7 @@ class Sweep:
         except HubError as error:
             log.error("%s: %s", name, error)  # noqa: TRY400 – the next turn tries again
         except Exception as error:  # noqa: BLE001 – one part's defect must not end what heals all others
-            # Type and place only: a message may quote what came from outside.
-            where = "".join(traceback.format_tb(error.__traceback__, limit=-4))
-            log.error("%s: unexpected %s\n%s", name, type(error).__name__, where)  # noqa: TRY400 – see above
+            unforeseen.tell(name, error)
 
     def wake(self) -> int:
         """Wake for whatever is pending and unattended: as many wake-ups as the work deserves, never beyond the cap."""
@@ -207,7 +207,9 @@ def run(settings: Settings, box: SecretBox) -> int:
                 break
             except StorageAway as away:
                 log.warning("waiting for PostgreSQL: %s", away)
-                stop.wait(1.0)
+            except StorageRefused as refused:
+                log.error("PostgreSQL does not let this sweep begin: %s", refused)  # noqa: TRY400 – said by PostgreSQL
+            stop.wait(1.0)
         links.slot = ledger.slot
         log.info("%s: sweeping every %.1f s", name, settings.sweep.every_seconds)
         sweep = Sweep(settings, pool, ledger, links, waker)
@@ -221,6 +223,9 @@ def run(settings: Settings, box: SecretBox) -> int:
                         ledger.join(name, lease)
                 except StorageAway as away:
                     log.warning("no heartbeat: %s", away)
+                except StorageRefused as refused:
+                    # It goes on: what it does may be done without a row of its own, and nobody else would do it.
+                    log.error("no heartbeat: %s", refused)  # noqa: TRY400 – said by PostgreSQL
     finally:
         links.close()
         waker.close()

@@ -33,6 +33,7 @@ from hub.links import Links
 from hub.reconcile import Reconciler, Report
 from hub.settings import Settings
 from hub.stores import SecretBox
+from hub.unforeseen import Unforeseen
 from tasks.app import ATTEMPT, Lane, make_app, outlive_broker, queue, queues_of
 from tasks.replay import register as register_replay
 from tasks.wake import Waker
@@ -48,6 +49,9 @@ EVENTS_EVERY = 0.2
 
 LONGEST_ALARM = 5.0
 """Seconds: who is to be left alone for less is woken by the process that found out; else the sweep comes too late."""
+
+
+unforeseen = Unforeseen(log)
 
 
 class KeysDied(Exception):  # noqa: N818 – shown in Flower: says what happened
@@ -103,10 +107,15 @@ class Heart:
                     # Given up meanwhile (stopped for too long): the leases are somebody else's, start anew.
                     self._ledger.join(self._name, self._lease)
                 self._until = before + self._lease
-            except (StorageAway, StorageRefused) as fault:  # this thread must live, or the process never works again
+            except (StorageAway, StorageRefused) as fault:
                 log.warning("no heartbeat: %s", fault)
+            except Exception as error:  # noqa: BLE001 – this thread must live, or the process never works again
+                unforeseen.tell("no heartbeat", error)
             for follow in self.on_beat:
-                follow()
+                try:
+                    follow()
+                except Exception as error:  # noqa: BLE001 – as above
+                    unforeseen.tell("what follows a heartbeat", error)
 
 
 class Attempts:
@@ -201,7 +210,7 @@ class Alarms:
         threading.Thread(target=self._follow, name="alarms", daemon=True).start()
 
     def ring(self, seconds: float, what: Callable[[], object]) -> None:
-        """Do `what` in so many seconds; it must not raise."""
+        """Do `what` in so many seconds; an error of it is told and forgotten."""
         with self._changed:
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), what))
             self._changed.notify()
@@ -212,7 +221,10 @@ class Alarms:
                 while not self._due or self._due[0][0] > time.monotonic():
                     self._changed.wait(self._due[0][0] - time.monotonic() if self._due else None)
                 what = heapq.heappop(self._due)[2]
-            what()
+            try:
+                what()
+            except Exception as error:  # noqa: BLE001 – this thread must live, or nobody is woken in time any more
+                unforeseen.tell("an alarm", error)
 
 
 class StoreQueues(bootsteps.StartStopStep):

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 LAYERS = (
-    ("hub.errors", "hub.redaction"),
+    ("hub.errors", "hub.redaction", "hub.unforeseen"),
     ("hub.model", "hub.messages", "hub.parsing", "hub.integration", "hub.privacy"),
     ("hub.rules", "hub.outcome", "hub.notification", "hub.ports", "hub.events"),
     ("hub.contexts",),
