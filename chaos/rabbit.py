@@ -1,6 +1,7 @@
 """A RabbitMQ of one's own, from the system's package: own ports, own files, own name service, nothing left behind.
 
-There is no wheel of RabbitMQ, so unlike Valkey and PostgreSQL it must be installed (Debian: `rabbitmq-server`).
+There is no wheel of RabbitMQ, so unlike Valkey and PostgreSQL it must be installed (Debian: `rabbitmq-server`). Like
+them it does not outlive the process that started it, not even when that one is killed (`hub/runtime/guardian.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from hub.errors import HubError
+from hub.runtime.guardian import Guardian
 
 UP_SECONDS: Final = 60.0
 DOWN_SECONDS: Final = 20.0
@@ -49,6 +51,7 @@ class RabbitMQ:
         self._password = secrets.token_hex(16)
         self._names: subprocess.Popen[bytes] | None = None
         self._node: subprocess.Popen[bytes] | None = None
+        self._guardian: Guardian | None = None
 
     @property
     def url(self) -> str:
@@ -70,13 +73,17 @@ class RabbitMQ:
         self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._write_files()
         env = self._environment()
+        self._guardian = self._guardian or Guardian()
         if self._names is None or self._names.poll() is not None:
             # In the foreground: a node that finds none starts a daemon, which nobody would end.
             self._names = self._spawn(
                 [self._epmd, "-port", str(self._ports[2]), "-address", "127.0.0.1"], env, "epmd.log"
             )
+            self._guardian.watch(self._names.pid, stage=1, stop_signal=signal.SIGTERM)
             _await_port(self._ports[2], 10.0)
         self._node = self._spawn([self._server], env, "server.log")
+        # Not asked to end but killed, script and node: nobody will read its files any more.
+        self._guardian.watch(self._node.pid, stage=0, stop_signal=signal.SIGKILL)
         deadline = time.monotonic() + UP_SECONDS
         while not self._speaks():
             if self._node.poll() is not None or time.monotonic() > deadline:
@@ -90,11 +97,16 @@ class RabbitMQ:
         """End the node and its name service."""
         for child in (self._node, self._names):
             _end(child, signal.SIGTERM)
+            self._forget(child)
         self._node = self._names = None
+        if self._guardian is not None:
+            self._guardian.close()
+            self._guardian = None
 
     def kill(self) -> None:
         """Kill -9 of the node; the name service lives on, as it does on a real machine."""
         _end(self._node, signal.SIGKILL)
+        self._forget(self._node)
         self._node = None
 
     def queues(self) -> dict[str, tuple[int, int]]:
@@ -151,6 +163,11 @@ class RabbitMQ:
             return subprocess.Popen(
                 argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
             )
+
+    def _forget(self, child: subprocess.Popen[bytes] | None) -> None:
+        """It has ended; its number may soon be somebody else's."""
+        if child is not None and self._guardian is not None:
+            self._guardian.forget(child.pid)
 
     def _log(self, name: str) -> Path:
         return self._home / name

@@ -1,6 +1,9 @@
 """RabbitMQ instead of Redis as the broker: the same hub, the same promises (design 3)."""
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +14,9 @@ from chaos.rabbit import RabbitMQ, installed
 from hub.runtime.embedded import Postgres, Valkey
 from tasks.app import dead_queue, make_app
 from tasks.broker import LastingConsumer
-from tests.cell import Cell, running_cell, until
+from tests.cell import ROOT, Cell, running_cell, until
 from tests.conftest import copied
+from tests.runtime.waiting import runs
 
 pytestmark = pytest.mark.skipif(not installed(), reason="RabbitMQ is not installed: apt-get install rabbitmq-server")
 
@@ -109,3 +113,44 @@ def test_a_worker_waits_for_no_confirmation_of_its_events(rabbit_cell: Cell) -> 
     consumer = SimpleNamespace(app=app, ensure_connected=lambda conn: conn.ensure_connection())
     with LastingConsumer.connection_for_write(consumer) as events:
         assert events.default_channel.connection.confirm_publish is False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the processes in /proc")
+def test_a_rabbitmq_does_not_outlive_a_killed_parent(server_directory: Path) -> None:
+    home = server_directory / "orphan"
+    program = f"""
+from pathlib import Path
+from chaos.rabbit import RabbitMQ
+
+RabbitMQ(Path({str(home)!r})).start()
+print("up", flush=True)
+input()
+"""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "up\n"
+        ours = _processes_of(home)
+        assert {"beam.smp", "epmd"} <= set(ours.values())
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.communicate()
+    try:
+        until(lambda: not any(runs(pid) for pid in ours), why="the node outlived the process that started it")
+    finally:
+        for pid in filter(runs, ours):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _processes_of(home: Path) -> dict[int, str]:
+    """Every process whose environment names the broker's directory: its number and what it is called."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(home).encode() in (folder / "environ").read_bytes():
+                found[int(folder.name)] = (folder / "comm").read_text().strip()
+        except OSError:  # ended meanwhile, or somebody else's
+            continue
+    return found
