@@ -61,19 +61,20 @@ def make_app(settings: Settings) -> Celery:
     return app
 
 
-def _is_redis(settings: Settings) -> bool:
+def is_redis(settings: Settings) -> bool:
+    """Whether Redis is the broker: a queue is a list there, and an empty one does not exist."""
     return settings.broker_url.startswith(("redis://", "rediss://"))
 
 
 def outlive_broker(app: Celery, settings: Settings) -> None:
     """Make a worker's connection one that survives a broker that goes away (`tasks.broker`)."""
     app.conf.worker_consumer = "tasks.broker:LastingConsumer"
-    if _is_redis(settings):
+    if is_redis(settings):
         app.conf.broker_transport = "tasks.broker:Transport"
 
 
 def _transport_options(settings: Settings) -> dict[str, object]:
-    if not _is_redis(settings):
+    if not is_redis(settings):
         # Without these whoever declares a queue waits three minutes for a node that took the connection while it was
         # still starting and never answers.
         return {"confirm_publish": True, "read_timeout": SILENT_SECONDS, "write_timeout": SILENT_SECONDS, **GIVES_UP}
@@ -112,6 +113,11 @@ def queue_for(settings: Settings, slug: str, context: str, lane: Lane = "first")
 def dead_queue(slug: str, context: str) -> str:
     """The dead-letter queue of a store and context: a mirror of the dead rows, consumed by nobody."""
     return f"{slug}.{context}.dead"
+
+
+def own_queues(settings: Settings, slug: str) -> list[str]:
+    """Every queue that is one store's alone, in whichever layout; nobody else's ever has such a name."""
+    return [name for context in settings.contexts for name in (f"{slug}.{context}", dead_queue(slug, context))]
 
 
 def queues_of(settings: Settings, pool: str, shards: frozenset[int], lane: Lane, slugs: list[str]) -> set[str]:

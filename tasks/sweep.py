@@ -41,6 +41,9 @@ unforeseen = Unforeseen(log)
 
 LETTERS_MIRRORED = 1000
 POLL_KEY = "@poll"
+REMOVED_SECONDS = 5.0
+"""A store that was removed is left alone for so long: its workers leave its queues, and its dead letters go."""
+FORGOTTEN_TOGETHER = 50
 WOKEN_TOGETHER = 500
 
 
@@ -54,6 +57,7 @@ class Sweep:
     links: Links
     waker: Waker
     _next: dict[str, float] = field(default_factory=dict)
+    _forgotten: set[str] = field(default_factory=set)
 
     def once(self) -> None:
         """Everything that is its time now; a part that fails is told and tried again next time."""
@@ -66,6 +70,7 @@ class Sweep:
         self._do("polls", 5, self.start_polls)
         self._do("reconcile", 2, self.reconcile)
         self._do("backlogs", reports.COUNT_SECONDS, lambda: reports.count_backlogs(self.pool))
+        self._do("removed", 2, self.forget_removed)
         self._do("workers", 60, self.forget_workers)
         self._do("counters", 600, lambda: fold(self.pool))
         self._do("partitions", 600, self.partitions)
@@ -126,6 +131,17 @@ class Sweep:
         wanted = {(names[store], context): rows for (store, context), rows in letters.items() if store in names}
         for slug, context in set(wanted) | self.waker.mirrored():
             self.waker.mirror_dead(slug, context, wanted.get((slug, context), []))
+
+    def forget_removed(self) -> None:
+        """Queues that only a removed store had are deleted; its name is not given out again."""
+        with translated(), self.pool.connection() as db:
+            rows = db.execute(
+                "select slug from stores where status = 'removed' and changed_at < now() - make_interval(secs => %s)",
+                (REMOVED_SECONDS,),
+            ).fetchall()
+        left = [slug for (slug,) in rows if slug not in self._forgotten]
+        if left:
+            self._forgotten |= self.waker.forget(left[:FORGOTTEN_TOGETHER])
 
     def finish_loads(self) -> None:
         """A load is done when its list is read and every SKU of it has an outcome (LOD-01)."""

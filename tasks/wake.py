@@ -19,13 +19,13 @@ from threading import Lock
 from typing import Any, get_args
 
 import redis
-from amqp.exceptions import AMQPError
+from amqp.exceptions import AMQPError, PreconditionFailed
 from celery import Celery
 from kombu import Producer
 from kombu.exceptions import KombuError
 
 from hub.settings import Settings
-from tasks.app import ATTEMPT, Lane, dead_queue, queue, queue_for
+from tasks.app import ATTEMPT, Lane, dead_queue, is_redis, own_queues, queue, queue_for
 
 log = logging.getLogger("hub.wake")
 
@@ -407,7 +407,7 @@ class Waker:
 
     def mirror_dead(self, slug: str, context: str, letters: Sequence[tuple[str, str, str]]) -> None:
         """Let the dead-letter queue show exactly these (key, code, since) letters; untouched when it does already."""
-        stamp, shown = f"{self._settings.prefix}:dead:{slug}.{context}", f"{self._settings.prefix}:dead"
+        stamp, shown = self._shown(slug, context), f"{self._settings.prefix}:dead"
         turn = f"{stamp}:turn"
         digest = hashlib.sha256(repr(list(letters)).encode()).hexdigest() if letters else ""
         try:
@@ -437,10 +437,38 @@ class Waker:
         except (redis.RedisError, KombuError, AMQPError, OSError) as fault:
             self._complain(fault)
 
+    def forget(self, slugs: Iterable[str]) -> set[str]:
+        """Delete the queues of stores that were removed, with what is left in them; the slugs that have none any more.
+
+        RabbitMQ keeps a queue for ever. One that a worker still consumes stays: it is for another time.
+        """
+        gone: set[str] = set()
+        try:
+            with self._app.connection_for_write() as connection:
+                for slug in slugs:
+                    channel: Any
+                    with suppress(PreconditionFailed), connection.channel() as channel:
+                        for name in own_queues(self._settings, slug):
+                            if is_redis(self._settings):
+                                channel.queue_purge(name)
+                            else:
+                                channel.queue_delete(name, if_unused=True)
+                        contexts = list(self._settings.contexts)
+                        self._redis.delete(*(self._shown(slug, context) for context in contexts))
+                        self._redis.srem(f"{self._settings.prefix}:dead", *(f"{slug}.{one}" for one in contexts))
+                        gone.add(slug)
+        except (redis.RedisError, KombuError, AMQPError, OSError) as fault:
+            self._complain(fault)
+        return gone
+
     def close(self) -> None:
         """Close the connections."""
         self._redis.close()
         self._app.close()
+
+    def _shown(self, slug: str, context: str) -> str:
+        """The key of what a dead-letter queue shows."""
+        return f"{self._settings.prefix}:dead:{slug}.{context}"
 
     def _marks(self, slug: str, context: str) -> list[str]:
         """The keys of tokens, mark, brake and backlog, also of a context that only a newer version knows."""

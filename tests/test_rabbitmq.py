@@ -106,6 +106,23 @@ def test_dead_keys_are_mirrored_in_rabbitmq(rabbit_cell: Cell, rabbit: RabbitMQ)
     until(lambda: rabbit.queues().get(dead_queue(shop.slug, "catalog"), (0, 0))[0] == 1, why="no dead letter")
 
 
+def test_the_queues_of_a_removed_store_leave_rabbitmq_with_it(rabbit_cell: Cell, rabbit: RabbitMQ) -> None:
+    shop, other = rabbit_cell.shop("sandbox-replace"), rabbit_cell.shop("sandbox-replace")
+    rabbit_cell.vtex.fault("status", "sku", account=shop.account, status=500)
+    (sku,) = shop.grow(1)
+    shop.modified(sku, sku=True)
+    until(lambda: rabbit.queues().get(dead_queue(shop.slug, "catalog"), (0, 0))[0] == 1, why="no dead letter")
+    rabbit_cell.registry.remove(shop.slug, "tests", "it sells no more")
+    until(
+        lambda: not any(name.startswith(f"{shop.slug}.") for name in rabbit.queues()),
+        seconds=40,
+        why="queues of a store that nobody has any more",
+    )
+    assert f"{other.slug}.stock" in rabbit.queues(), "another store's stay"
+    log = rabbit_cell.log("sweep")
+    assert "removed: " not in log, log
+
+
 def test_a_worker_waits_for_no_confirmation_of_its_events(rabbit_cell: Cell) -> None:
     app = make_app(rabbit_cell.settings)
     with app.connection_for_write() as wakes:

@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import fakeredis
 import pytest
 import redis
 
-from hub.settings import Settings
+from hub.settings import Layout, Settings
 from tasks.app import dead_queue, make_app, queue_for
 from tasks.wake import _END, _HOLD, _TAKE, Waker
 from tasks.worker import Attempts
@@ -292,6 +293,28 @@ def test_the_dead_letter_queue_shows_exactly_the_dead_rows(broker: Broker) -> No
     broker.waker.mirror_dead(*PAIR, [])
     assert broker.redis.llen(name) == 0
     assert broker.waker.mirrored() == set()
+
+
+@pytest.mark.parametrize("layout", ["per_store", "pooled"])
+def test_what_waits_in_a_removed_stores_own_queues_goes_and_nothing_else(broker: Broker, layout: Layout) -> None:
+    settings = replace(broker.settings, layout=layout)
+    waker = Waker(settings, make_app(settings))
+    neighbour = ("acme-b", "stock")
+    waker.wake([PAIR, neighbour], wanted=2)
+    waker.mirror_dead(*PAIR, [("7", "E2", "2026-01-01T00:00:00Z")])
+    waker.mirror_dead(*neighbour, [("7", "E2", "2026-01-01T00:00:00Z")])
+    assert waker.forget(["acme", "never-there"]) == {"acme", "never-there"}
+    assert waker.mirrored() == {neighbour}
+    waker.close()
+    length = {
+        name: broker.redis.llen(f"{broker.prefix}:{name}") for name in (dead_queue(*PAIR), dead_queue(*neighbour))
+    }
+    assert list(length.values()) == [0, 1]
+    wakes = {pair: broker.redis.llen(f"{broker.prefix}:{queue_for(settings, *pair)}") for pair in (PAIR, neighbour)}
+    if layout == "per_store":
+        assert wakes == {PAIR: 0, neighbour: 1}
+    else:
+        assert all(wakes.values()), "they are all stores' queues"
 
 
 def test_a_context_of_a_newer_version_is_woken_by_nobody_here(broker: Broker) -> None:
