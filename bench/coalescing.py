@@ -17,8 +17,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from bench.driver import closed_loop
 from bench.measure import Line, Spread
+from bench.posting import closed_loop, post
 from bench.whole import UNLIMITED, Whole, running, spent, start_workers
 from hub import loads
 from tests.cell import CATEGORIES, ROOT, Shop, until
@@ -119,15 +119,15 @@ def _ours(whole: Whole, shop: Shop, skus: list[str], turn: int) -> Drained:
     port = int(whole.intake_url.rpartition(":")[2])
     number = itertools.count()
 
-    def body() -> bytes:
+    def notification() -> bytes:
         told = {"IdSku": skus[next(number) % SKUS], "An": shop.account, "IdAffiliate": shop.affiliate}
-        return json.dumps({**told, "IsActive": True, "StockModified": True}).encode()
+        return post(f"/{shop.token}", json.dumps({**told, "IsActive": True, "StockModified": True}).encode())
 
     taken = 0
     began = time.monotonic()
     while taken < NOTIFICATIONS:
-        seen = closed_loop("127.0.0.1", port, f"/{shop.token}", body, connections=64, seconds=1.0)
-        taken += seen.statuses.get(200, 0)
+        seen = closed_loop(port, notification, connections=64, seconds=1.0)
+        taken += seen.statuses[200]
         if set(seen.statuses) != {200}:
             raise AssertionError(f"the intake answered {seen.statuses}")
     rate = taken / (time.monotonic() - began)
