@@ -19,8 +19,7 @@ from dataclasses import dataclass
 
 from bench.measure import Line, Spread
 from bench.posting import closed_loop, post
-from bench.whole import UNLIMITED, Whole, running, spent, start_workers
-from hub import loads
+from bench.whole import UNLIMITED, Whole, published, running, spent, start_workers
 from tests.cell import CATEGORIES, ROOT, Shop, until
 
 SKUS = int(os.environ.get("BENCH_SKUS", "5000"))
@@ -46,7 +45,7 @@ def lines() -> list[Line]:
     """Reads per SKU, and the time."""
     with running() as whole:
         shop = whole.shop("sandbox-replace", settings={"marketplace_limit": {"rate": UNLIMITED, "burst": 100_000}})
-        skus = _published(whole, shop)
+        skus = published(whole, shop, SKUS)
         whole.vtex.fault("latency", "simulation", seconds=LATENCY)
         whole.marketplace.fault(kind="latency", seconds=LATENCY)
         ours, peer = [], []
@@ -102,16 +101,6 @@ def _rest(whole: Whole) -> None:
     for name in ("worker first", "worker more"):
         if name in whole.processes:
             whole.stop(name)
-
-
-def _published(whole: Whole, shop: Shop) -> list[str]:
-    skus: list[str] = []
-    while len(skus) < SKUS:
-        skus += shop.grow(min(1000, SKUS - len(skus)), first_id=1 + len(skus))
-    run = loads.start(whole.pool, shop.store.id, who="bench")
-    until(lambda: loads.progress(whole.pool, run).state != "running", seconds=900, why="the load does not end")
-    shop.quiet(seconds=300)
-    return skus
 
 
 def _ours(whole: Whole, shop: Shop, skus: list[str], turn: int) -> Drained:

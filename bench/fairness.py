@@ -7,13 +7,12 @@ the quiet store alone in the same run. `BENCH_SMALL=1` takes small sizes and sho
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
-from bench.measure import Line, Spread
+from bench.measure import Line, Spread, most_in_a_second, say
 from bench.plant import NO_LIMIT, Changes, Plant, Seller, Watched, p95, running_plant, together, wait_for
 from hub import loads
 
@@ -52,15 +51,11 @@ def _beside(plant: Plant, quiet: Seller, busy: Sequence[Seller], window: float =
     return plant.latencies(changes), watched
 
 
-def _say(text: str) -> None:
-    print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
 def _line(
     name: str, beside: list[float], alone: list[float], must: str, *, more: bool = True, **figures: float | str
 ) -> Line:
     ours, peer = p95(beside), p95(alone)
-    _say(f"{name}: p95 {ours:.3f} s beside, {peer:.3f} s alone, {figures}")
+    say(f"{name}: p95 {ours:.3f} s beside, {peer:.3f} s alone, {figures}")
     return Line(
         bench=name,
         unit="s (p95)",
@@ -83,7 +78,7 @@ def busy_stores() -> list[Line]:
         plant.begin()
         plant.latencies(plant.change_each_second(quiet, 3))  # links are built, connections open
         alone, idle = _beside(plant, quiet, [])
-        _say(f"alone p95 {p95(alone):.3f}, cpu {idle.cpu}")
+        say(f"alone p95 {p95(alone):.3f}, cpu {idle.cpu}")
         with_one, rate_one = _with_backlog(plant, quiet, [one], PENDING)
         with_crowd, rate_crowd = _with_backlog(plant, quiet, crowd, EACH)
         plant.end()
@@ -125,9 +120,9 @@ def _with_backlog(plant: Plant, quiet: Seller, busy: list[Seller], each: int) ->
     seen, watched = _beside(plant, quiet, busy)
     real = plant.done(busy) - before
     known = sum(min(seller.skus, each) for seller in busy)
-    _say(f"{len(busy)} busy: p95 {p95(seen):.3f}, {watched.rate:.0f} keys/s, cpu {watched.cpu}, {real} of {known} real")
+    say(f"{len(busy)} busy: p95 {p95(seen):.3f}, {watched.rate:.0f} keys/s, cpu {watched.cpu}, {real} of {known} real")
     if real > 0.95 * known:
-        _say("the keys that exist ran out: the rest is not the same work")
+        say("the keys that exist ran out: the rest is not the same work")
     _forget(plant, busy)
     return seen, watched
 
@@ -185,16 +180,6 @@ def _arrivals(plant: Plant, sellers: Sequence[Seller], begin: float, end: float)
     return sorted(at for at in found if begin <= at <= end)
 
 
-def most_in_a_second(arrivals: Sequence[float]) -> int:
-    """The most arrivals in any window of one second, wherever it begins."""
-    most, oldest = 0, 0
-    for newest, at in enumerate(arrivals):
-        while arrivals[oldest] <= at - 1.0:
-            oldest += 1
-        most = max(most, newest - oldest + 1)
-    return most
-
-
 def hanging_marketplace() -> list[Line]:
     """The busy store's marketplace answers nothing for a minute; every call runs into its deadline."""
     with running_plant() as plant:
@@ -223,7 +208,7 @@ def hanging_marketplace() -> list[Line]:
         again = time.monotonic() - back
         with Watched(plant, [one]) as after:
             time.sleep(5 if SMALL else 15)
-    _say(f"hang: {reached} calls in {back - began:.0f} s, attempts {burnt}, dead {dead}, again after {again:.0f} s,"
+    say(f"hang: {reached} calls in {back - began:.0f} s, attempts {burnt}, dead {dead}, again after {again:.0f} s,"
          f" {before.rate:.0f} → {after.rate:.0f} keys/s")  # fmt: skip
     return [
         _line(

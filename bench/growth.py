@@ -14,9 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from bench.measure import Line, Spread
+from bench.measure import Line, Spread, resident_bytes
 from bench.posting import closed_loop, post
 from hub import loads
 from hub.db import migrate
@@ -126,12 +125,7 @@ def _sample(cell: Cell, valkey: Valkey, taken: int) -> Sample:
         """
     )
     tables = {row["name"]: (row["heap"], row["indexes"], row["rows"], row["dead"]) for row in found}
-    return Sample(taken, {name: _resident(pid) for name, pid in pids.items()}, tables)
-
-
-def _resident(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+    return Sample(taken, {name: resident_bytes(pid) for name, pid in pids.items()}, tables)
 
 
 def _told(samples: Sequence[Sample]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import requests
 
-from bench.measure import Line, Spread
+from bench.measure import Line, Spread, resident_bytes, say
 from bench.plant import MARKETPLACE, NO_LIMIT, Plant, running_plant, wait_for
 from hub.model import Ask, Urgency
 from hub.stores import token_digest
@@ -47,10 +47,6 @@ def lines() -> list[Line]:
     return found
 
 
-def _say(text: str) -> None:
-    print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
 def curve(layout: str, counts: Sequence[int]) -> list[Line]:
     """Keys per second, the CPU of a key and of nothing to do, for each number of stores."""
     seen: dict[int, dict[str, float]] = {}
@@ -58,7 +54,7 @@ def curve(layout: str, counts: Sequence[int]) -> list[Line]:
         with running_plant() as plant:
             plant.configure({"layout": layout})
             seen[count] = _measured(plant, count)
-        _say(f"{layout} {count}: {seen[count]}")
+        say(f"{layout} {count}: {seen[count]}")
     least = seen[min(counts)]
     must = "idle ≤ 2 % CPU" + (", ≥ 1.0 × with the fewest stores" if layout == "pooled" else "")
     return [
@@ -105,17 +101,12 @@ def _measured(plant: Plant, count: int) -> dict[str, float]:
         "busy": used / took / len(names),
         "cost": 1000 * used / max(1, done - before),
         "idle": max(idle),
-        "memory": max(_resident(plant, name) for name in names),
+        "memory": max(resident_bytes(plant.children[name].pid) for name in names) / 2**20,
     }
 
 
 def _done(plant: Plant) -> int:
     return int(plant.value("select coalesce(sum(finished), 0) from counters where context = 'stock'"))
-
-
-def _resident(plant: Plant, name: str) -> float:
-    with open(f"/proc/{plant.children[name].pid}/status", encoding="ascii") as status:  # noqa: PTH123 – procfs
-        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
 
 
 def _affiliates(count: int) -> list[str]:

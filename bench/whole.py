@@ -20,15 +20,16 @@ from typing import Any
 import yaml
 from cryptography.fernet import Fernet
 
+from bench.measure import cpu_seconds
+from hub import loads
 from hub.db import migrate
 from hub.runtime.embedded import Postgres, Valkey, scratch
 from hub.settings import Settings
 from hub.simulators.control import VtexControl
 from hub.simulators.marketplace_control import MarketplaceControl
 from hub.stores import SecretBox
-from tests.cell import ROOT, Cell, free_port, until
+from tests.cell import ROOT, Cell, Shop, free_port, until
 
-TICKS = os.sysconf("SC_CLK_TCK")
 UNLIMITED = 100_000.0
 """Calls a second: a budget that nothing here can use up."""
 
@@ -62,30 +63,12 @@ class Whole(Cell):
     def cpu(self) -> dict[str, float]:
         """CPU seconds by process so far; PostgreSQL with all its children."""
         pids = dict(self.others) | {name: child.pid for name, child in self.processes.items()}
-        return {name: sum(_ticks(one) for one in _family(pid)) for name, pid in pids.items()}
+        return {name: cpu_seconds(pid) for name, pid in pids.items()}
 
 
 def spent(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """CPU seconds by process between two readings."""
     return {name: round(after[name] - before.get(name, 0.0), 2) for name in after}
-
-
-def _ticks(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14])) / TICKS
-
-
-def _family(pid: int) -> Iterator[int]:
-    yield pid
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    except OSError:
-        return
-    for child in children:
-        yield from _family(int(child))
 
 
 def shipped_queues(path: Path, **changes: Mapping[str, Any]) -> Path:
@@ -156,6 +139,27 @@ def start_workers(whole: Whole) -> None:
         seconds=60,
         why="no workers",
     )
+
+
+def assortment(shop: Shop, count: int) -> list[str]:
+    """So many SKUs of a new account, from id 1 on; nothing is announced."""
+    skus: list[str] = []
+    while len(skus) < count:
+        skus += shop.grow(min(1000, count - len(skus)), first_id=1 + len(skus))
+    return skus
+
+
+def load_ended(whole: Whole, shop: Shop, run: int) -> None:
+    """Wait until a load of a store has ended, and all that it made necessary."""
+    until(lambda: loads.progress(whole.pool, run).state != "running", seconds=900, why="the load does not end")
+    shop.quiet(seconds=300)
+
+
+def published(whole: Whole, shop: Shop, count: int) -> list[str]:
+    """So many SKUs, which the marketplace shows."""
+    skus = assortment(shop, count)
+    load_ended(whole, shop, loads.start(whole.pool, shop.store.id, who="bench"))
+    return skus
 
 
 def books(whole: Whole, account: str, seller: str) -> list[dict[str, Any]]:
