@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from bench.measure import Line, Spread
 from bench.posting import closed_loop, post
-from bench.whole import UNLIMITED, Whole, published, running, spent, start_workers
+from bench.whole import UNLIMITED, WORKERS, Whole, published, running, spent
 from tests.cell import CATEGORIES, ROOT, Shop, until
 
 SKUS = int(os.environ.get("BENCH_SKUS", "5000"))
@@ -98,7 +98,7 @@ def _words(cpu: dict[str, float], count: int) -> str:
 
 
 def _rest(whole: Whole) -> None:
-    for name in ("worker first", "worker more"):
+    for name in WORKERS:
         if name in whole.processes:
             whole.stop(name)
 
@@ -121,8 +121,8 @@ def _ours(whole: Whole, shop: Shop, skus: list[str], turn: int) -> Drained:
             raise AssertionError(f"the intake answered {seen.statuses}")
     rate = taken / (time.monotonic() - began)
     reads, writes = _calls(whole, shop.account, shop.slug)
-    before, began = whole.cpu(), time.monotonic()
-    start_workers(whole)
+    before = whole.cpu()
+    whole.start_workers()
     began = time.monotonic()
     shop.quiet(seconds=600)
     seconds = time.monotonic() - began

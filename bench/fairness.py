@@ -13,8 +13,9 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from bench.measure import Line, Spread, most_in_a_second, say
-from bench.plant import NO_LIMIT, Changes, Plant, Seller, Watched, p95, running_plant, together, wait_for
+from bench.plant import NO_LIMIT, Changes, Plant, Seller, Watched, p95, running_plant, together
 from hub import loads
+from tests.cell import until
 
 SMALL = os.environ.get("BENCH_SMALL") == "1"
 WINDOW = 15.0 if SMALL else 60.0
@@ -83,7 +84,7 @@ def busy_stores() -> list[Line]:
         with_crowd, rate_crowd = _with_backlog(plant, quiet, crowd, EACH)
         plant.end()
         plant.configure(UNPROTECTED)
-        plant.begin(lanes=("first",))
+        plant.begin(workers=["worker first"])
         bare_one, free_one = _with_backlog(plant, quiet, [one], PENDING)
         bare_crowd, free_crowd = _with_backlog(plant, quiet, crowd, EACH)
     must = "B ≤ 1.5 × alone, ≥ 70 % of the keys/s without protection, workers < 60 % CPU"
@@ -115,7 +116,7 @@ def _with_backlog(plant: Plant, quiet: Seller, busy: list[Seller], each: int) ->
     for seller in busy:
         plant.pend(seller, each)
     before = plant.done(busy)
-    wait_for(lambda: plant.done(busy) > before, seconds=30, why="the busy stores do not begin")
+    until(lambda: plant.done(busy) > before, seconds=30, why="the busy stores do not begin")
     time.sleep(3)
     seen, watched = _beside(plant, quiet, busy)
     real = plant.done(busy) - before
@@ -151,7 +152,7 @@ def shared_budget() -> list[Line]:
         plant.latencies(plant.change_each_second(quiet, 3))
         alone, _ = _beside(plant, quiet, [])
         plant.pend(one, PENDING)
-        wait_for(lambda: plant.done([one]) > 200, seconds=60, why="the busy store does not begin")
+        until(lambda: plant.done([one]) > 200, seconds=60, why="the busy store does not begin")
         began = time.time()
         seen, watched = _beside(plant, quiet, [one])
         took = time.time() - began
@@ -189,7 +190,7 @@ def hanging_marketplace() -> list[Line]:
         plant.latencies(plant.change_each_second(quiet, 3))
         alone, _ = _beside(plant, quiet, [])
         plant.pend(one, PENDING)
-        wait_for(lambda: plant.done([one]) > 200, seconds=60, why="the busy store does not begin")
+        until(lambda: plant.done([one]) > 200, seconds=60, why="the busy store does not begin")
         with Watched(plant, [one]) as before:
             time.sleep(5 if SMALL else 15)
         plant.marketplace.outage(one.slug, "hang", 3600)
@@ -204,7 +205,7 @@ def hanging_marketplace() -> list[Line]:
         )
         dead = plant.value("select count(*) from states where store = %s and status = 'dead'", one.store.id)
         done = plant.done([one])
-        wait_for(lambda: plant.done([one]) > done + 300, seconds=300, why="it does not catch up")
+        until(lambda: plant.done([one]) > done + 300, seconds=300, why="it does not catch up")
         again = time.monotonic() - back
         with Watched(plant, [one]) as after:
             time.sleep(5 if SMALL else 15)
@@ -238,7 +239,7 @@ def live_beside_a_load() -> list[Line]:
         alone = _live(plant, seller)
         plant.vtex.grow(seller.account, LOADED, first_id=500_000, channels=[1], price=[9990, 9990], stock=[1, 1])
         run = loads.start(plant.pool, seller.store.id, who="bench")
-        wait_for(lambda: loads.progress(plant.pool, run).sent > 100, seconds=120, why="the load does not begin")
+        until(lambda: loads.progress(plant.pool, run).sent > 100, seconds=120, why="the load does not begin")
         with Watched(plant, [seller], contexts=("catalog", "price", "stock")) as watched:
             seen = _live(plant, seller)
         progress = loads.progress(plant.pool, run)

@@ -18,9 +18,11 @@ from typing import Any
 import requests
 
 from bench.measure import Line, Spread, resident_bytes, say
-from bench.plant import MARKETPLACE, NO_LIMIT, Plant, running_plant, wait_for
+from bench.plant import MARKETPLACE, NO_LIMIT, Plant, running_plant
+from bench.whole import WORKERS
 from hub.model import Ask, Urgency
 from hub.stores import token_digest
+from tests.cell import until
 
 SMALL = os.environ.get("BENCH_SMALL") == "1"
 COUNTS = [int(one) for one in os.environ.get("BENCH_STORES", "10 100 1000" if SMALL else "10 100 1000 10000").split()]
@@ -78,7 +80,6 @@ def curve(layout: str, counts: Sequence[int]) -> list[Line]:
 
 
 def _measured(plant: Plant, count: int) -> dict[str, float]:
-    names = ("first", "more")
     _register(plant, count)
     plant.begin()
     _pend(plant, KEYS, count)
@@ -86,22 +87,22 @@ def _measured(plant: Plant, count: int) -> dict[str, float]:
     ends = time.monotonic() + 600
     while (done := _done(plant)) < 0.1 * KEYS and time.monotonic() < ends:
         time.sleep(0.05)
-    began, before, cpu = time.monotonic(), done, sum(plant.busy(names).values())
+    began, before, cpu = time.monotonic(), done, sum(plant.busy().values())
     while (done := _done(plant)) < 0.9 * KEYS and time.monotonic() < ends:
         time.sleep(0.05)
-    took, used = time.monotonic() - began, sum(plant.busy(names).values()) - cpu
-    wait_for(lambda: _done(plant) >= KEYS, seconds=300, why="the work is not done")
+    took, used = time.monotonic() - began, sum(plant.busy().values()) - cpu
+    until(lambda: _done(plant) >= KEYS, seconds=300, why="the work is not done")
     time.sleep(3)  # what follows the last settle has ended
-    before_idle, idle_began = plant.busy(names), time.monotonic()
+    before_idle, idle_began = plant.busy(), time.monotonic()
     time.sleep(IDLE_SECONDS)
     lasted = time.monotonic() - idle_began
-    idle = [(plant.busy(names)[name] - was) / lasted for name, was in before_idle.items()]
+    idle = [(plant.busy()[name] - was) / lasted for name, was in before_idle.items()]
     return {
         "rate": (done - before) / took,
-        "busy": used / took / len(names),
+        "busy": used / took / len(WORKERS),
         "cost": 1000 * used / max(1, done - before),
         "idle": max(idle),
-        "memory": max(resident_bytes(plant.children[name].pid) for name in names) / 2**20,
+        "memory": max(resident_bytes(plant.processes[name].pid) for name in WORKERS) / 2**20,
     }
 
 
@@ -125,7 +126,7 @@ def _settings(plant: Plant, marketplace_url: str) -> dict[str, Any]:
     return {
         "vtex_url": f"{plant.vtex.base_url}/{{account}}",
         "marketplace_url": marketplace_url,
-        "hub_url": plant.url,
+        "hub_url": plant.intake_url,
         "poll_orders_seconds": 86_400.0,
         "vtex_limit": NO_LIMIT,
         "marketplace_limit": NO_LIMIT,
@@ -217,9 +218,9 @@ def added_at_run_time() -> list[Line]:
                 settings=settings,
                 credentials=credentials,
             )
-        told = plant.files / "settings.json"
+        told = plant.directory / "settings.json"
         told.write_text(json.dumps(settings), encoding="utf-8")
-        secrets = plant.files / "credentials.json"
+        secrets = plant.directory / "credentials.json"
         secrets.write_text(
             json.dumps(
                 {
@@ -266,12 +267,12 @@ def _added(plant: Plant, slug: str, affiliate: str, settings: str, credentials: 
         "HasStockKeepingUnitModified": False,
         "HasStockKeepingUnitRemovedFromAffiliate": False,
     }
-    wait_for(
+    until(
         lambda: requests.post(url, json=body, timeout=5).status_code == 200, seconds=20, why="the intake knows it not"
     )
     answered = (
         "select count(*) from states s join stores t on t.id = s.store"
         " where t.slug = %s and s.context = 'stock' and s.answered_at is not null"
     )
-    wait_for(lambda: plant.value(answered, slug), seconds=60, why="the first notification is not processed")
+    until(lambda: plant.value(answered, slug), seconds=60, why="the first notification is not processed")
     return time.monotonic() - returned

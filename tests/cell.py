@@ -273,6 +273,24 @@ class Cell:
     def start_worker(self, name: str, lane: str) -> None:
         self.start(name, "worker", "--pool", "all", "--lane", lane)
 
+    def wait_ready(self, *, workers: int = 2) -> None:
+        """Wait until the intake answers and so many workers have registered."""
+        alive = "select 1 from workers where until > now() and name not like 'sweep%%' having count(*) >= %s"
+        until(lambda: _ready(self.intake_url), seconds=75, why="the intake is not ready")
+        until(lambda: self.all(alive, workers), seconds=75, why="no workers")
+
+    def stop_all(self, *, seconds: float = 8.0) -> None:
+        """Ask every process to end, all at once; kill those that have not after so long."""
+        for child in self.processes.values():
+            child.send_signal(signal.SIGTERM)
+        for child in self.processes.values():
+            try:
+                child.wait(seconds)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self.processes.clear()
+
     def log(self, name: str) -> str:
         return (self.directory / f"{name}.log").read_text()
 
@@ -461,24 +479,10 @@ def running_cell(
             cell.start_worker("first", "first")
             cell.start_worker("more", "more")
             cell.start("sweep", "sweep")
-            until(lambda: _ready(cell.intake_url), seconds=75, why="the intake is not ready")
-            until(
-                lambda: cell.all(
-                    "select 1 from workers where until > now() and name not like 'sweep%%' having count(*) > 1"
-                ),
-                seconds=75,
-                why="no workers",
-            )
+            cell.wait_ready()
             yield cell
         finally:
-            for child in cell.processes.values():
-                child.send_signal(signal.SIGTERM)
-            for child in cell.processes.values():
-                try:
-                    child.wait(8)
-                except subprocess.TimeoutExpired:
-                    child.kill()
-                    child.wait()
+            cell.stop_all()
             cell.pool.close()
 
 
