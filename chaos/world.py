@@ -32,7 +32,7 @@ from chaos.rabbit import RabbitMQ
 from hub.db import migrate, open_pool, translated
 from hub.errors import HubError
 from hub.links import Links
-from hub.runtime.embedded import Postgres, Valkey
+from hub.runtime.embedded import Postgres, Valkey, free_ports
 from hub.runtime.supervisor import Process, Stage, Supervisor
 from hub.settings import QUEUES_FILE, Settings
 from hub.simulators.control import VtexControl
@@ -352,17 +352,6 @@ def _through(url: str, port: int) -> str:
     parts = urlsplit(url)
     place = parts.netloc.rpartition(":")[0]
     return urlunsplit(parts._replace(netloc=f"{place}:{port}"))
-
-
-def free_ports(count: int) -> list[int]:
-    """So many TCP ports of this machine that nobody listens on now."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def _listens(port: int) -> bool:

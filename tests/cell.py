@@ -26,7 +26,7 @@ from cryptography.fernet import Fernet
 from hub.db import open_pool
 from hub.ledger import Ledger
 from hub.marketplaces import adapter
-from hub.runtime.embedded import Postgres, Valkey
+from hub.runtime.embedded import Postgres, Valkey, free_ports
 from hub.settings import Settings
 from hub.simulators import marketplace as marketplace_simulator
 from hub.simulators import vtex as vtex_simulator
@@ -424,11 +424,7 @@ def quick_queues(path: Path, changed: Callable[[dict[str, Any]], None] | None = 
 
 
 def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @contextmanager
