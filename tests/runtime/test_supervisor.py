@@ -235,7 +235,8 @@ def test_a_closed_terminal_does_not_stop_the_stopping() -> None:
     gone = io.StringIO()
     echo = terminal_echo(gone)
     gone.close()
-    echo("intake", "nobody reads this")
+    echo("intake", "nobody reads this")  # would raise ValueError, and the supervisor would stop stopping
+    assert gone.closed
 
 
 @pytest.fixture
