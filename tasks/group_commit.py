@@ -44,6 +44,9 @@ from tasks.spool import Spool, encoded
 SOURCES: Final = {"notification": "vtex", "event": "marketplace", "result": "result"}
 """Who says so, by kind of notice: the source of its counters and of its demands."""
 
+PATIENCE_SECONDS: Final = 0.5
+"""How long a request waits for PostgreSQL before it is spooled or refused."""
+
 _LARGEST_GROUP: Final = 512
 _FEW: Final = 32
 _GATHER_SECONDS: Final = 0.002
@@ -114,7 +117,7 @@ class GroupCommit:
         on_wake: Callable[[Iterable[Pair]], None],
         on_commit: Callable[[Counter[tuple[int | None, str, str]], float], None],
         spool: Spool | None = None,
-        patience: float = 0.5,
+        patience: float = PATIENCE_SECONDS,
         most_waiting: int = 8_192,
     ) -> None:
         self._where = conninfo(database_url, schema, name="intake", statement_seconds=_STATEMENT_SECONDS, seqscan=False)

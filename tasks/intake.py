@@ -42,7 +42,7 @@ from hub.settings import SPOOL_BYTES, Settings
 from hub.stores import Door, Registry, SecretBox
 from hub.unforeseen import Unforeseen
 from tasks.bounded_http import Bounds, bounded
-from tasks.group_commit import SOURCES, GroupCommit, Verdict
+from tasks.group_commit import PATIENCE_SECONDS, SOURCES, GroupCommit, Verdict
 from tasks.spool import Spool
 
 Scope = MutableMapping[str, Any]
@@ -579,13 +579,15 @@ def opened(
     registry_seconds: float = _REGISTRY_SECONDS,
     spool: Path | None = None,
     spool_bytes: int = SPOOL_BYTES,
+    patience: float = PATIENCE_SECONDS,
 ) -> Iterator[uvicorn.Server]:
     """A server that needs only a socket: `server.run(sockets=[listening(host, port)])`.
 
     Neither PostgreSQL nor Redis need to be there; it answers 503 until PostgreSQL was there once, and from then on only
     when neither PostgreSQL nor the folder `spool` (with `None`: PostgreSQL) can keep what comes. `wake` publishes
     wake-ups for (slug, context) pairs and is called in a thread of its own. `slot` is this process's row of the
-    counters; `registry_seconds` is how long a change of the stores may go unnoticed.
+    counters; `registry_seconds` is how long a change of the stores may go unnoticed, `patience` how many a request
+    waits for PostgreSQL.
     """
     bounds = bounds or Bounds()
     figures = Figures()
@@ -609,6 +611,7 @@ def opened(
             on_wake=wake_pairs,
             on_commit=figures.committed,
             spool=kept,
+            patience=patience,
         )
         intake = Intake(stores=stores, commit=commit, wakes=wakes, figures=figures, bounds=bounds, spool=kept)
         yield uvicorn.Server(

@@ -26,7 +26,7 @@ from cryptography.fernet import Fernet
 from hub.db import open_pool
 from hub.ledger import Ledger
 from hub.marketplaces import adapter
-from hub.runtime.embedded import Postgres, Valkey, free_ports
+from hub.runtime.embedded import Postgres, Valkey
 from hub.settings import Settings
 from hub.simulators import marketplace as marketplace_simulator
 from hub.simulators import vtex as vtex_simulator
@@ -43,7 +43,11 @@ CATEGORIES = ("MC-130", "MC-210")
 _numbers = itertools.count(1)
 
 
-def until(what: Callable[[], Any], *, seconds: float = 20.0, why: str = "") -> Any:
+PATIENCE = 60.0
+"""Seconds until something that must become true counts as missing. It bounds failures only."""
+
+
+def until(what: Callable[[], Any], *, seconds: float = PATIENCE, why: str = "") -> Any:
     """What `what` answers, once that is truthy; fails with `why` after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
@@ -121,14 +125,14 @@ class Shop:
     def all_shown(self) -> dict[str, ShownSku]:
         return self.cell.marketplace.shown(self.slug)
 
-    def published(self, *skus: str, seconds: float = 20.0) -> None:
+    def published(self, *skus: str, seconds: float = PATIENCE) -> None:
         """Announce SKUs and wait until the marketplace shows each with price and stock."""
         for sku in skus:
             self.modified(sku, sku=True)
         for sku in skus:
             self.shows(sku, seconds=seconds)
 
-    def shows(self, sku: str, *, seconds: float = 20.0, **values: Any) -> ShownSku:
+    def shows(self, sku: str, *, seconds: float = PATIENCE, **values: Any) -> ShownSku:
         """Wait until the marketplace shows the SKU as active, equal to VTEX, or with these values."""
 
         def agreed() -> ShownSku | None:
@@ -159,7 +163,7 @@ class Shop:
             key,
         )
 
-    def status(self, context: str, key: str, wanted: str, *, seconds: float = 20.0) -> dict[str, Any]:
+    def status(self, context: str, key: str, wanted: str, *, seconds: float = PATIENCE) -> dict[str, Any]:
         """Wait until a row has come to rest (or to wait) in this status; the row."""
 
         def there() -> dict[str, Any] | None:
@@ -172,7 +176,7 @@ class Shop:
         assert isinstance(row, dict)
         return row
 
-    def quiet(self, *, seconds: float = 30.0, answered: bool = False) -> None:
+    def quiet(self, *, seconds: float = PATIENCE, answered: bool = False) -> None:
         """Wait until nothing of this store is pending or held; with `answered` nothing waits for its lot either."""
         busy = "(work in ('p', 'h') or status = 'waiting')" if answered else "work in ('p', 'h')"
         until(
@@ -273,24 +277,6 @@ class Cell:
     def start_worker(self, name: str, lane: str) -> None:
         self.start(name, "worker", "--pool", "all", "--lane", lane)
 
-    def wait_ready(self, *, workers: int = 2) -> None:
-        """Wait until the intake answers and so many workers have registered."""
-        alive = "select 1 from workers where until > now() and name not like 'sweep%%' having count(*) >= %s"
-        until(lambda: _ready(self.intake_url), seconds=75, why="the intake is not ready")
-        until(lambda: self.all(alive, workers), seconds=75, why="no workers")
-
-    def stop_all(self, *, seconds: float = 8.0) -> None:
-        """Ask every process to end, all at once; kill those that have not after so long."""
-        for child in self.processes.values():
-            child.send_signal(signal.SIGTERM)
-        for child in self.processes.values():
-            try:
-                child.wait(seconds)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-        self.processes.clear()
-
     def log(self, name: str) -> str:
         return (self.directory / f"{name}.log").read_text()
 
@@ -372,7 +358,7 @@ class Cell:
         shop = Shop(self, store, url_token, account, seller, affiliate)
         if mapped:
             shop.map_category("1", CATEGORIES[0])
-        until(lambda: self._serving(slug), seconds=15, why=f"no worker serves {slug}")
+        until(lambda: self._serving(slug), why=f"no worker serves {slug}")
         self.shops.append(shop)
         return shop
 
@@ -424,7 +410,11 @@ def quick_queues(path: Path, changed: Callable[[dict[str, Any]], None] | None = 
 
 
 def free_port() -> int:
-    return free_ports(1)[0]
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -475,10 +465,24 @@ def running_cell(
             cell.start_worker("first", "first")
             cell.start_worker("more", "more")
             cell.start("sweep", "sweep")
-            cell.wait_ready()
+            until(lambda: _ready(cell.intake_url), seconds=75, why="the intake is not ready")
+            until(
+                lambda: cell.all(
+                    "select 1 from workers where until > now() and name not like 'sweep%%' having count(*) > 1"
+                ),
+                seconds=75,
+                why="no workers",
+            )
             yield cell
         finally:
-            cell.stop_all()
+            for child in cell.processes.values():
+                child.send_signal(signal.SIGTERM)
+            for child in cell.processes.values():
+                try:
+                    child.wait(8)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
             cell.pool.close()
 
 

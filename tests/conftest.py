@@ -11,12 +11,17 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from hub.runtime.embedded import Postgres, Valkey, scratch
 from tests.cell import Cell
 
 pytest_plugins = ["tests.scenario_plugin"]
+
+# How long an example takes says more about the machine than about the hub.
+settings.register_profile("hub", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hub")
 
 _numbers = itertools.count(1)
 

@@ -44,7 +44,7 @@ app.Worker(hostname="offers@test", pool_cls="threads", concurrency=1, task_event
 """
 
 
-def until(what: Callable[[], Any], *, seconds: float = 30.0) -> Any:
+def until(what: Callable[[], Any], *, seconds: float = 60.0) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:

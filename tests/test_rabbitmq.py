@@ -61,7 +61,7 @@ def test_a_rabbitmq_that_was_killed_is_found_again_and_nothing_is_lost(rabbit_ce
     assert all(child.poll() is None for child in rabbit_cell.processes.values()), "nobody dies of a broker's death"
     rabbit.start()
     for number, sku in enumerate(skus):
-        shop.shows(sku, stock=number + 1, seconds=30)
+        shop.shows(sku, stock=number + 1, seconds=60)
     assert all(child.poll() is None for child in rabbit_cell.processes.values())
     shop.quiet()
     assert all(law.holds for law in rabbit_cell.ledger.check())
@@ -73,7 +73,7 @@ def test_every_worker_consumes_again_soon_after_a_long_absence_of_rabbitmq(rabbi
     before = {name: consumers for name, (_, consumers) in rabbit.queues().items() if consumers}
     rabbit.kill()
     lost = "waiting for the broker"
-    until(lambda: all(lost in rabbit_cell.log(name) for name in ("first", "more")), seconds=30, why="nobody noticed")
+    until(lambda: all(lost in rabbit_cell.log(name) for name in ("first", "more")), seconds=60, why="nobody noticed")
     rabbit.start()
 
     def served() -> bool:
@@ -93,7 +93,7 @@ def test_a_worker_that_was_killed_leaves_nothing_behind_on_rabbitmq(rabbit_cell:
         rabbit_cell.stop(name, signal.SIGKILL)
         rabbit_cell.start_worker(name, lane)
     for sku in skus:
-        shop.shows(sku, price_cents=500, seconds=30)
+        shop.shows(sku, price_cents=500, seconds=60)
     shop.quiet()
 
 

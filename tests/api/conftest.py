@@ -120,7 +120,7 @@ def endpoint(module_database: str) -> Iterator[Endpoint]:
         thread.start()
         found = Endpoint(f"http://127.0.0.1:{bound.getsockname()[1]}", pool, Registry(pool, box), ledger)
         try:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while found.get("/readyz").status_code != 200:
                 assert time.monotonic() < deadline
             yield found

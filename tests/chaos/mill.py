@@ -65,7 +65,7 @@ class Mill:
             self.turn(shop)
             return wanted()
 
-        until(step, seconds=30, why=why)
+        until(step, seconds=60, why=why)
 
     def quiet(self, shop: Shop) -> None:
         """Turn until nothing of this store is pending or held."""

@@ -88,7 +88,7 @@ def gone_for_long(worker: Mill) -> None:
 def freed(cell: Cell, shop: Shop) -> None:
     """Wait until nobody holds anything of this store."""
     held = "select 1 from leases where store = %s"
-    until(lambda: not cell.all(held, shop.store.id), seconds=15, why="the leases do not end")
+    until(lambda: not cell.all(held, shop.store.id), seconds=60, why="the leases do not end")
 
 
 # ---------------------------------------------------------------- the stories
@@ -121,7 +121,7 @@ def a_worker_that_was_stopped(cell: Cell, kinds: Kinds) -> list[Violation]:
         busy = threading.Thread(target=stopped.turn, args=(shop,))
         busy.start()
         try:
-            assert ledger.reached.wait(15)
+            assert ledger.reached.wait(60)
             gone_for_long(stopped)
             freed(cell, shop)
             shop.change(sku, stock=9)
@@ -198,7 +198,7 @@ def an_intake_that_is_killed(cell: Cell, kinds: Kinds) -> list[Violation]:
             command = [sys.executable, "-m", "tests.chaos.hasty_intake", port]
             hasty = subprocess.Popen(command, env=cell.env | {"PYTHONPATH": str(ROOT)}, cwd=ROOT)
             cell.processes["intake"] = hasty
-            until(lambda: requests_counted(cell.intake_url) >= 0 and ready(cell), seconds=30, why="not ready")
+            until(lambda: requests_counted(cell.intake_url) >= 0 and ready(cell), seconds=60, why="not ready")
         blocker = stack.enter_context(psycopg.connect(cell.settings.database_url))
         blocker.execute(f"lock table {cell.settings.schema}.notices in access exclusive mode")
         at, status = time.time(), 0
@@ -208,7 +208,7 @@ def an_intake_that_is_killed(cell: Cell, kinds: Kinds) -> list[Violation]:
         cell.stop("intake", signal.SIGKILL)
         blocker.rollback()
         cell.start_intake()
-        until(lambda: ready(cell), seconds=30, why="the intake is not back")
+        until(lambda: ready(cell), seconds=60, why="the intake is not back")
         worker.quiet(shop)
         return cries(shop, Post(at, "notification", sku, status, "driver", flags=("stock",)))
 

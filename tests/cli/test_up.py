@@ -38,7 +38,7 @@ def test_the_hub_comes_up_is_found_by_a_second_terminal_and_ends_cleanly(server_
             told = second("doctor", "--json", code=None).json
             return {look["what"]: look["verdict"] for look in told["checks"] if look["verdict"] != "ok"}
 
-        until(lambda: amiss() == {"stores": "warning"}, seconds=40, why="the doctor does not find it well")
+        until(lambda: amiss() == {"stores": "warning"}, seconds=60, why="the doctor does not find it well")
         second("db", "check")
         assert second("store", "list", "--json").json == {"schema_version": 1, "stores": []}
         assert "runs on" in second("up", "--directory", str(place.directory), code=5).talk

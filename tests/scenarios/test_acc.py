@@ -212,5 +212,5 @@ def test_refusals_are_business_errors_of_their_skus_and_leave_the_circuit_closed
         assert [one["code"] for one in shop.told(sku)] == ["E3"]
     assert len(shop.vtex_calls("sku")) == len(broken), "a refusal was retried"
     cell.vtex.clear_faults(bad)
-    shop.published(*good, seconds=10)
+    shop.published(*good)
     shop.published(*broken)

@@ -196,7 +196,7 @@ def test_a_notification_about_a_waiting_sku_brings_it_forward_and_it_is_done_onc
     run = load(shop)
     until(lambda: shop.row("catalog", last), why="the load does not begin")
     shop.modified(last, sku=True)
-    until(lambda: shop.shown(last), seconds=40)
+    until(lambda: shop.shown(last), seconds=60)
     assert len(shop.all_shown()) < len(skus) - 5, "it waited for its turn in the load"
     ended(shop, run)
     each_once(shop, skus)
@@ -221,7 +221,7 @@ def test_what_is_announced_while_a_load_writes_is_read_afterwards(cell: Cell, ma
             shop.change(sku, price=5500 + len(read), list_price=5500 + len(read), stock=3)
         return len(read) == len(skus)
 
-    until(each_was_changed, seconds=40, why="the load does not read its SKUs")
+    until(each_was_changed, seconds=60, why="the load does not read its SKUs")
     ended(shop, run)
     each_once(shop, skus)
     assert {one.stock for one in shop.all_shown().values()} == {3}

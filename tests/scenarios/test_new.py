@@ -217,7 +217,7 @@ def test_a_dead_letter_is_still_tried_slowly_and_succeeds_when_the_marketplace_r
     if marketplace == "sandbox-lot":
         until(lambda: _lots(cell, shop), why="no lot was made")
     context, key = ("lot", _lots(cell, shop)[0]) if marketplace == "sandbox-lot" else ("catalog", sku)
-    row = shop.status(context, key, "dead", seconds=30)
+    row = shop.status(context, key, "dead", seconds=60)
     assert row["attempts"] > 10
     assert codes(shop, key).count("E2") > 10
     assert codes(shop, key)[-1] == "D0"
@@ -227,7 +227,7 @@ def test_a_dead_letter_is_still_tried_slowly_and_succeeds_when_the_marketplace_r
     cell.marketplace.outage(shop.slug, "off")
     # The hour until the slow try has passed.
     cell.do("update states set due_at = now() where store = %s and context = %s", shop.store.id, context)
-    shop.shows(sku, seconds=30)
+    shop.shows(sku, seconds=60)
     assert once(shop.shown(sku))
     until(lambda: cell.dead_letters(shop.slug, context) == [], why="the dead-letter queue still shows it")
 

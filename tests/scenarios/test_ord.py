@@ -28,7 +28,7 @@ QUICK: dict[str, Any] = {"order_waits": [0.3], "result_timer_seconds": 1.0}
 PATIENT: dict[str, Any] = {"order_waits": [0.3], "result_timer_seconds": 60.0}
 """So patient with results that only a result can be why something happened."""
 
-SECONDS = 40.0
+SECONDS = 60.0
 RESULT = "order-integration/notification/processing-result"
 BUYER = {
     "first_name": "Zuleica",

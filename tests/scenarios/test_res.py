@@ -56,7 +56,7 @@ def test_a_small_store_does_not_wait_for_a_large_one(cell: Cell):
     until(lambda: len(large.all_shown()) > 5, why="the large store has not begun")
     cell.vtex.notify(small.account, [int(sku) for sku in few], sku=True)
     for sku in few:
-        small.shows(sku, seconds=30)
+        small.shows(sku, seconds=60)
     open_ones = cell.one("select count(*) as n from states where store = %s and asked > answered", large.store.id)
     assert open_ones["n"] > 50, "the large store was nearly done: the test says nothing"
 
@@ -256,7 +256,7 @@ def test_a_broker_that_dies_and_forgets_everything_loses_nothing(patient_cell: C
     assert holds(cell.ledger)
     # And everything works as before.
     shop.change(skus[0], stock=23)
-    shop.shows(skus[0], stock=23, seconds=40)
+    shop.shows(skus[0], stock=23, seconds=60)
 
 
 # ---------------------------------------------------------------- lots
@@ -337,7 +337,7 @@ def test_a_lot_that_is_partly_refused_is_told_item_by_item(cell: Cell):
         shop.status("catalog", sku, "waiting")
         shop.change(sku, price=8800, list_price=8800)
     for sku in (*good, broken):
-        shop.shows(sku, price_cents=8800, stock=37, seconds=40)
+        shop.shows(sku, price_cents=8800, stock=37, seconds=60)
     row = shop.status("catalog", bad, "refused")
     assert "belongs to somebody else" in json.dumps(row["problems"])
     for sku in good:
@@ -400,7 +400,7 @@ def test_without_credentials_the_error_is_told_and_the_messages_wait(cell: Cell,
     kept = {name: value for name, value in values.items() if value}
     cell.registry.save_credentials(shop.store.id, "marketplace", kept, who="test")
     for sku in skus:
-        shop.shows(sku, stock=21, seconds=40)
+        shop.shows(sku, stock=21, seconds=60)
 
 
 @pytest.mark.scenario("RES-15")

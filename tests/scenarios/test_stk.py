@@ -180,7 +180,7 @@ def test_what_sold_out_while_the_marketplace_was_away_is_among_the_first_sends(p
     patient_cell.marketplace.outage(shop.slug, "off")
     shop.shows(sold_out, stock=0)
     for sku in skus:
-        shop.shows(sku, price_cents=9990 if sku == sold_out else 8800, seconds=30)
+        shop.shows(sku, price_cents=9990 if sku == sold_out else 8800, seconds=60)
     taken = [call for call in shop.writes(after=before) if call.status == 200]
     zero = next(place for place, call in enumerate(taken) if call.operation == "stock_put")
     assert zero < len(taken) / 2, f"the zero came as number {zero + 1} of {len(taken)}"

@@ -39,7 +39,7 @@ class Heard:
             return [body for path, body in self.posts if part in path]
 
 
-def until(true: Callable[[], object], seconds: float = 10.0) -> Any:
+def until(true: Callable[[], object], seconds: float = 60.0) -> Any:
     """Poll until it is true; the value, or a failure at the deadline."""
     ends = time.monotonic() + seconds
     while not (value := true()):

@@ -56,7 +56,7 @@ class Seller:
         return [json.loads(line) for line in self.call("GET", f"/feeds/{feed}/result").text.splitlines()]
 
 
-def until(true: Callable[[], bool], seconds: float = 5) -> None:
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
     ends = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < ends, "it did not become true in time"
@@ -745,4 +745,4 @@ def test_the_command_prints_its_address_once_it_answers() -> None:
             }
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)

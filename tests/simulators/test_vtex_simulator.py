@@ -174,7 +174,7 @@ def test_a_channel_price_applies_to_its_channel_only(store: Store) -> None:
 
 
 def test_stock_is_stale_for_a_while_after_a_change_while_the_price_is_fresh(store: Store) -> None:
-    store.control.catalog_habits(ACCOUNT, stale_seconds=0.3)
+    store.control.catalog_habits(ACCOUNT, stale_seconds=3.0)
     store.control.change(ACCOUNT, 1, stock=5, price=100, notify=False)
     first = store.simulate(1)
     assert (first["logisticsInfo"][0]["stockBalance"], first["items"][0]["price"]) == (37, 100)
@@ -381,10 +381,10 @@ def test_results_can_stay_away_while_the_order_is_created(store: Store) -> None:
 
 def test_results_come_after_the_configured_delay(store: Store) -> None:
     store.control.order_habits(ACCOUNT, result_delay=0.4)
-    store.place(store.order_body(marketplaceOrderStatus="new"))
     placed = time.monotonic()
+    store.place(store.order_body(marketplaceOrderStatus="new"))
     store.result()
-    assert time.monotonic() - placed > 0.35
+    assert time.monotonic() - placed > 0.4
 
 
 def test_an_order_can_take_its_quantity_from_the_stock_and_say_so(store: Store) -> None:
@@ -561,13 +561,14 @@ def test_a_status_fault_bites_so_often_and_only_its_operation(store: Store) -> N
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_a_throttle_tells_when_to_come_back_in_both_header_families(store: Store, form: str) -> None:
     store.control.fault("throttle", "sku", retry_after=12, retry_after_form=form, count=1)
+    asked = datetime.now(UTC)
     answer = store.get(f"{SKU}/1")
     assert answer.status_code == 429
     spelt = ("Ratelimit-Remaining", "Ratelimit-Reset", "X-RateLimit-Remaining", "X-RateLimit-Reset")
     assert [answer.headers[name] for name in spelt] == ["0", "12", "0", "12"]
     value = answer.headers["Retry-After"]
-    wait = float(value) if form == "seconds" else (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-    assert 10.5 < wait <= 13
+    wait = float(value) if form == "seconds" else (parsedate_to_datetime(value) - asked).total_seconds()
+    assert 11 <= wait <= 13 + (datetime.now(UTC) - asked).total_seconds()
 
 
 def test_a_limit_per_minute_answers_429_and_names_what_is_left(store: Store) -> None:
@@ -583,7 +584,7 @@ def test_hanging_after_the_effect_leaves_the_order_created(store: Store) -> None
     store.control.fault("hang_after", "create_order", count=1, seconds=30)
     path = f"/api/order-integration/orders?affiliateId={AFFILIATE}"
     with pytest.raises(requests.exceptions.ReadTimeout):
-        store.call("POST", path, json=store.order_body(), timeout=0.2)
+        store.call("POST", path, json=store.order_body(), timeout=1.0)
     assert [one["code"] for one in store.result(count=2)] == ["SOI001", "SOI002"]
 
 
@@ -591,7 +592,7 @@ def test_hanging_before_the_effect_and_a_lying_answer_create_nothing(store: Stor
     store.control.fault("hang_before", "create_order", count=1, seconds=30)
     path = f"/api/order-integration/orders?affiliateId={AFFILIATE}"
     with pytest.raises(requests.exceptions.ReadTimeout):
-        store.call("POST", path, json=store.order_body(), timeout=0.2)
+        store.call("POST", path, json=store.order_body(), timeout=1.0)
     store.control.fault("lie", "create_order", count=1)
     assert store.place(store.order_body()).json()["code"] == "SOI003"
     store.control.wait_until_idle()

@@ -139,7 +139,7 @@ class Peer:
             connection.close()
 
 
-def until(true: Callable[[], object], seconds: float = 10.0) -> None:
+def until(true: Callable[[], object], seconds: float = 60.0) -> None:
     """Poll until it is true, or fail at the deadline."""
     ends = time.monotonic() + seconds
     while not true():

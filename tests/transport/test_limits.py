@@ -1,5 +1,6 @@
 """Budgets are kept by everybody together, in order of service and in turns; holds are obeyed by everybody."""
 
+import itertools
 import socket
 import time
 
@@ -11,6 +12,7 @@ from hub.errors import Throttled
 from hub.limits import SPENT, Budget
 from hub.runtime.embedded import Valkey
 from hub.transport import GO, HELD, LIMIT, Calling, Transport, calling
+from tests.timing import in_time, quickest, undisturbed
 
 from .conftest import Opened
 from .peer import Peer, answer, until
@@ -42,6 +44,7 @@ def granted(out: Transport, budget: Budget, context: str, most: int = 100, **giv
     return count
 
 
+@undisturbed(AssertionError)
 def test_two_processes_share_one_bucket_and_the_next_token_comes_after_one_interval(
     opened: Opened, server: redis.Redis
 ) -> None:
@@ -56,6 +59,7 @@ def test_two_processes_share_one_bucket_and_the_next_token_comes_after_one_inter
     assert granted(opened(server, prefix="other").transport, budget, "stock") == 4
 
 
+@undisturbed(AssertionError)
 def test_the_less_important_may_book_less_far_ahead(opened: Opened, server: redis.Redis) -> None:
     out = opened(server).transport
     words = {}
@@ -87,10 +91,11 @@ def test_a_load_alone_is_never_locked_out_even_of_the_smallest_bucket(opened: Op
         return count == 5
 
     began = time.monotonic()
-    until(another, 5)
+    until(another)
     assert time.monotonic() - began >= 4 * 0.02
 
 
+@undisturbed(AssertionError)
 def test_an_order_is_served_while_a_load_waits(opened: Opened, server: redis.Redis) -> None:
     out = opened(server).transport
     budget = Budget("m:acme", rate=20.0, burst=5)
@@ -103,25 +108,37 @@ def test_an_order_is_served_while_a_load_waits(opened: Opened, server: redis.Red
 
 def test_a_wait_up_to_a_second_is_slept_a_longer_one_is_throttled(opened: Opened, peer: Peer) -> None:
     out = opened().transport
-    soon = out.peer("a", "marketplace", peer.url, account="soon", rate=12.0, burst=4)  # alone: a quarter
-    soon.request("GET", "/x", operation="x")
-    began = time.monotonic()
-    token = calling.set(Calling("a", "order"))
-    try:
+    accounts = itertools.count(1)
+
+    def slept() -> float:
+        account = f"soon{next(accounts)}"
+        soon = out.peer("a", "marketplace", peer.url, account=account, rate=6.0, burst=4)  # alone: a quarter
+        began = time.monotonic()
         soon.request("GET", "/x", operation="x")
-    finally:
-        calling.reset(token)
-    assert 0.2 < time.monotonic() - began < 1.0
+        token = calling.set(Calling("a", "order"))
+        try:
+            soon.request("GET", "/x", operation="x")
+        finally:
+            calling.reset(token)
+        return time.monotonic() - began
+
+    quickest(slept, above=0.6, below=1.5)
     late = out.peer("a", "marketplace", peer.url, account="late", rate=0.1, burst=1)
     late.request("GET", "/x", operation="x")
-    began = time.monotonic()
-    with pytest.raises(Throttled) as caught:
-        late.request("GET", "/x", operation="x")
-    assert time.monotonic() - began < 0.2
-    assert 30 < caught.value.wait < 60
-    assert len(peer.seen) == 3
+    count = len(peer.seen)
+
+    def throttled() -> float:
+        began = time.monotonic()
+        with pytest.raises(Throttled) as caught:
+            late.request("GET", "/x", operation="x")
+        assert 1 < caught.value.wait < 60
+        return time.monotonic() - began
+
+    quickest(throttled, below=0.2)
+    assert len(peer.seen) == count
 
 
+@undisturbed()
 def test_stores_that_share_a_budget_take_turns(opened: Opened, server: redis.Redis) -> None:
     """At a rate so low that even a slow machine asks many times for each call, and where a pause of it wastes none."""
     out = opened(server).transport
@@ -133,10 +150,11 @@ def test_stores_that_share_a_budget_take_turns(opened: Opened, server: redis.Red
         for _ in range(9):  # the busy one asks nine times as often
             served["busy"] += ask(out, budget, "stock", "busy")[0] == GO
         served["quiet"] += ask(out, budget, "stock", "quiet")[0] == GO
-    assert (time.monotonic() - began) * 12 * SPENT * 0.7 < 36, "what nobody else wants is not wasted"
-    assert served["quiet"] > 0.6 * served["busy"], served
+    in_time((time.monotonic() - began) * 12 * SPENT * 0.7 < 36, "what nobody else wants is not wasted")
+    in_time(served["quiet"] > 0.6 * served["busy"], served)
 
 
+@undisturbed(AssertionError)
 def test_a_quiet_store_finds_its_place_before_one_that_books_all_it_can(opened: Opened, server: redis.Redis) -> None:
     out = opened(server).transport
     budget = Budget("m:acme", rate=50.0, burst=1)
@@ -152,6 +170,7 @@ def test_a_quiet_store_finds_its_place_before_one_that_books_all_it_can(opened: 
     assert wait < 0.15
 
 
+@undisturbed(AssertionError)
 def test_whoever_has_waited_long_may_book_further_than_who_just_came(opened: Opened, server: redis.Redis) -> None:
     out = opened(server).transport
     budget = Budget("m:acme", rate=20.0, burst=1)
@@ -160,6 +179,7 @@ def test_whoever_has_waited_long_may_book_further_than_who_just_came(opened: Ope
     assert ask(out, budget, "stock", horizon=0.6)[0] == GO
 
 
+@undisturbed()
 def test_a_store_that_waits_for_less_important_work_takes_no_turn(opened: Opened, server: redis.Redis) -> None:
     """As above: a pause of the machine leaves its calls in the bucket."""
     out = opened(server).transport
@@ -170,7 +190,7 @@ def test_a_store_that_waits_for_less_important_work_takes_no_turn(opened: Opened
     while served < 100:
         ask(out, budget, "load", "loading")
         served += ask(out, budget, "order", "selling")[0] == GO
-    assert served > (time.monotonic() - began) * 100 * SPENT * 0.8
+    in_time(served > (time.monotonic() - began) * 100 * SPENT * 0.8)
 
 
 def test_room_kept_for_a_claim_is_there_when_its_calls_come(opened: Opened, server: redis.Redis) -> None:
@@ -222,19 +242,25 @@ def test_a_hold_stops_that_account_and_group_for_everybody_and_ends_exactly(
     one = opened(server, prefix="same").transport
     two = opened(server, prefix="same").transport
     budget = Budget("vtex:acme")
-    began = time.monotonic()
-    one.limits.hold("vtex:acme", "g", 0.5)
+    one.limits.hold("vtex:acme", "g", 30)
     one.limits.hold("vtex:acme", "g", 0.1)
     word, wait = ask(two, budget)
     assert word == HELD
-    assert 0.3 < wait <= 0.5
-    assert two.limits.held("vtex:acme", "g") == pytest.approx(wait, abs=0.1)
+    assert 20 < wait <= 30
+    assert two.limits.held("vtex:acme", "g") == pytest.approx(wait, abs=5)
     assert two.limits.room("vtex:acme", 5, "stock", group="g").granted == 5, "no budget was named: no limit to keep"
     assert ask(two, budget, group="other")[0] == GO
     assert ask(two, Budget("vtex:other"))[0] == GO
-    until(lambda: ask(two, budget)[0] == GO, 2)
-    assert 0.5 <= time.monotonic() - began < 0.6
-    assert two.limits.held("vtex:acme", "g") == 0
+
+    def held_for() -> float:
+        began = time.monotonic()
+        one.limits.hold("vtex:soon", "g", 0.5)
+        until(lambda: ask(two, Budget("vtex:soon"))[0] == GO)
+        took = time.monotonic() - began
+        assert two.limits.held("vtex:soon", "g") == 0
+        return took
+
+    quickest(held_for, above=0.5, below=0.6)
 
 
 def test_an_absurd_hold_is_bounded(opened: Opened, server: redis.Redis) -> None:
@@ -263,10 +289,16 @@ def test_without_redis_a_process_goes_on_with_a_quarter_and_comes_back_by_itself
         nowhere = f"redis://127.0.0.1:{free.getsockname()[1]}/0"
     out = opened(nowhere).transport
     budget = Budget("m:acme", rate=0.1, burst=40)
-    began = time.monotonic()
+
+    def asking() -> float:
+        """Redis is asked once a second, not by every call."""
+        alone, began = opened(nowhere).transport, time.monotonic()
+        assert granted(alone, budget, "order") == 10
+        return time.monotonic() - began
+
+    quickest(asking, below=1)
     assert granted(out, budget, "order") == 10
     assert granted(out, budget, "load") == 0
-    assert time.monotonic() - began < 1, "Redis is asked once a second, not by every call"
     assert out.board.away
     assert out.limits.room("m:acme", 3, "order").granted == 3, "an account that nobody registered has no limit"
     out.limits.register(budget)

@@ -1,5 +1,6 @@
 """Four real processes, and what of their calls reaches the peer."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -7,14 +8,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from tests.timing import Lateness, in_time, undisturbed
+
 from .peer import Peer, answer
 
 PROCESSES = 4
+_crowds = itertools.count(1)
 
 
 class Callers:
@@ -22,6 +25,7 @@ class Callers:
 
     def __init__(self, closing: ExitStack, redis_url: tuple[str, str], peer: Peer, **told: Any) -> None:
         url, prefix = redis_url
+        prefix = f"{prefix}-{next(_crowds)}"  # nothing is left of those before
         self.processes = []
         for number in range(PROCESSES):
             process = closing.enter_context(
@@ -76,19 +80,26 @@ def most_in_a_second(times: list[float]) -> int:
     return most
 
 
+@undisturbed()
 def test_four_processes_never_exceed_the_limit_in_any_second_and_use_it(
     closing: ExitStack, redis_url: tuple[str, str], peer: Peer
 ) -> None:
-    callers = Callers(closing, redis_url, peer, rate=20, burst=1, seconds=4.0)
-    came = callers.run()
+    peer.seen.clear()
+    with Lateness() as control:
+        came = Callers(closing, redis_url, peer, rate=20, burst=1, seconds=4.0).run()
     assert came["done"] == len(peer.seen)
-    assert most_in_a_second(peer.times) <= 20
-    assert len(peer.seen) >= 4 * 20 * 0.95 * 0.85
+    most = most_in_a_second(peer.times)
+    # Who is late on its way meets those who are not.
+    assert most <= 20 + 20 * control.worst + 1
+    in_time(most <= 20, f"{most} calls in a second")
+    in_time(len(peer.seen) >= 4 * 20 * 0.95 * 0.85, f"{len(peer.seen)} calls in all")
 
 
+@undisturbed()
 def test_one_probe_for_four_processes_at_exact_times(
     closing: ExitStack, redis_url: tuple[str, str], peer: Peer
 ) -> None:
+    peer.seen.clear()
     healthy_after = 3  # probes
     failing = answer(503, b"down")
     probes: list[tuple[float, float]] = []
@@ -97,7 +108,7 @@ def test_one_probe_for_four_processes_at_exact_times(
     def behave(connection: Any, seen: Any) -> None:
         if len(probes) >= healthy_after:
             answer()(connection, seen)
-        elif not failures or seen.at - failures[-1] < 0.3:  # before it opened, or in flight while it did
+        elif not failures or seen.at - failures[-1] < 0.6:  # before it opened, or in flight while it did
             failures.append(seen.at)
             failing(connection, seen)
         else:
@@ -106,30 +117,33 @@ def test_one_probe_for_four_processes_at_exact_times(
             probes.append((seen.at, time.monotonic()))
 
     peer.behaviour = behave
-    patience = {"open_seconds": 0.4, "longest_seconds": 0.8}
-    came = Callers(closing, redis_url, peer, patience=patience, seconds=5.0).run()
+    patience = {"open_seconds": 0.8, "longest_seconds": 1.6}
+    came = Callers(closing, redis_url, peer, patience=patience, seconds=8.0).run()
     times = sorted(peer.times)
     asked = [at for at, _ in probes]
     assert len(failures) <= 5 + PROCESSES * 3 - 1, "five open it; the others were under way"
     assert len(probes) == healthy_after, "one at a time"
     begun = [max(failures), *(end for _, end in probes)]
+    in_time(times[-1] > begun[-1], "nobody tried it again before the end")
     closing_probe = next(at for at in times if at > begun[-1])
+    assert [at for at in times if begun[0] < at < closing_probe] == asked, "nobody called while it was open"
     pauses = [at - ended for at, ended in zip([*asked, closing_probe], begun, strict=True)]
-    for pause, due in zip(pauses, [0.4, 0.8, 0.8, 0.8], strict=True):
-        assert due - 0.05 <= pause < due + 0.25, pauses
-    quiet = [(before, after) for before, after in pairwise(times) if after - before > 0.35]
-    assert len(quiet) == 4, "nobody called while it was open"
-    assert came["done"] > 100, "it closed for everybody"
-    assert came["CircuitOpen"] > 100
+    for pause, due in zip(pauses, [0.8, 1.6, 1.6, 1.6], strict=True):
+        assert pause >= due - 0.05, pauses
+        in_time(pause < due + 0.25, pauses)
+    in_time(came["done"] > 100, "it closed for everybody")
+    in_time(came["CircuitOpen"] > 100)
 
 
+@undisturbed()
 def test_after_a_429_no_process_calls_before_the_time(
     closing: ExitStack, redis_url: tuple[str, str], peer: Peer
 ) -> None:
+    peer.seen.clear()
     throttled: list[float] = []
 
     def behave(connection: Any, seen: Any) -> None:
-        if len(peer.seen) > 20 and (not throttled or seen.at - throttled[0] < 0.3):
+        if len(peer.seen) > 20 and (not throttled or seen.at - throttled[0] < 1.0):
             throttled.append(seen.at)
             answer(429, b"slow down", Retry_After="2")(connection, seen)
         else:
@@ -139,15 +153,18 @@ def test_after_a_429_no_process_calls_before_the_time(
     came = Callers(closing, redis_url, peer, seconds=4.0).run()
     assert 1 <= len(throttled) <= PROCESSES * 3, "only what was under way"
     after = [at for at in peer.times if at > throttled[-1]]
+    in_time(bool(after), "nobody called again before the end")
     assert min(after) - throttled[-1] >= 1.95
-    assert min(after) - throttled[-1] < 2.3
-    assert came["Throttled"] > 100
-    assert came["done"] > 30
+    in_time(min(after) - throttled[-1] < 2.3)
+    in_time(came["Throttled"] > 100)
+    in_time(came["done"] > 30)
 
 
+@undisturbed()
 def test_alternating_failures_seen_by_four_processes_open_it_for_all(
     closing: ExitStack, redis_url: tuple[str, str], peer: Peer
 ) -> None:
+    peer.seen.clear()
     good, failing = answer(), answer(503, b"down")
 
     def behave(connection: Any, seen: Any) -> None:
@@ -157,7 +174,7 @@ def test_alternating_failures_seen_by_four_processes_open_it_for_all(
     # One thread each: hardly ever do five distinct keys fail in a row, but half of all calls do.
     patience = {"open_seconds": 30.0, "longest_seconds": 30.0, "failures": 15}
     came = Callers(closing, redis_url, peer, patience=patience, threads=1, seconds=3.0).run()
+    in_time(came["CircuitOpen"] > 100, "it did not open")
     assert came["Unavailable"] >= 30, "twice as many distinct failures as in a row"
     assert len(peer.seen) <= 2 * (30 + PROCESSES) + PROCESSES, "nobody called once it was open"
     assert came["done"] >= came["Unavailable"] * 2 // 3
-    assert came["CircuitOpen"] > 100

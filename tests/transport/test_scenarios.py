@@ -69,7 +69,7 @@ def test_after_a_429_nothing_is_sent_before_the_time_that_vtex_named(
         channels(one)
     assert 1 <= caught.value.wait <= 3
     before = vtex.calls("channels")
-    until(lambda: said(two) == "200", 6)
+    until(lambda: said(two) == "200")
     assert time.monotonic() - began >= caught.value.wait
     assert vtex.calls("channels") == before + 1
 
@@ -99,7 +99,7 @@ def test_an_absurd_wish_costs_no_more_time_than_was_chosen(
     with pytest.raises(Throttled) as caught:
         channels(peer)
     assert 1.0 <= caught.value.wait <= 1.5
-    until(lambda: said(peer) == "200", 4)
+    until(lambda: said(peer) == "200")
 
 
 @pytest.mark.scenario("ACC-09")
@@ -108,7 +108,7 @@ def test_nothing_remaining_waits_for_the_reset(opened: Opened, server: str, vtex
     vtex.limit("channels", 3, window=3.0)
     assert [said(peer) for _ in range(4)] == ["200", "200", "200", "Throttled"]
     assert vtex.calls("channels") == 3
-    until(lambda: said(peer) == "200", 6)
+    until(lambda: said(peer) == "200")
     assert [entry["status"] for entry in vtex.journal(operation="channels")] == [200] * 4
 
 
@@ -116,7 +116,7 @@ def test_nothing_remaining_waits_for_the_reset(opened: Opened, server: str, vtex
 def test_five_failures_open_one_stores_circuit_and_a_probe_closes_it(
     opened: Opened, server: str, vtex: VtexControl
 ) -> None:
-    out = opened(server, open_seconds=0.5)
+    out = opened(server, open_seconds=2.0)
     peer, other = peer_of(out, vtex), peer_of(out, vtex, "other-mkt", "other")
     vtex.fault("status", "channels", account="acme", status=502, body="<html>Bad Gateway</html>", count=5)
     for number in range(5):
@@ -125,10 +125,10 @@ def test_five_failures_open_one_stores_circuit_and_a_probe_closes_it(
         assert caught.value.answer == "<html>Bad Gateway</html>"
     with pytest.raises(CircuitOpen) as shut:
         channels(peer, "sku 6")
-    assert 0 < shut.value.wait <= 0.5
+    assert 0 < shut.value.wait <= 2.0
     assert said(other) == "200"
     assert vtex.calls("channels", "acme") == 5
-    until(lambda: said(peer) == "200", 5)
+    until(lambda: said(peer) == "200")
     assert [change.state for change in out.changes] == ["open", "closed"]
 
 

@@ -118,7 +118,7 @@ def test_a_page_may_be_the_whole_list_and_holds_each_id_once(store: VtexStore, c
 def test_an_order_is_enqueued_created_and_read_back(store: VtexStore, control: VtexControl) -> None:
     answer = store.create_order(order_body())
     assert (answer.success, answer.code, answer.flow) == (True, "SOI003", "PlaceOrder")
-    found = found_within(10, lambda: store.order(f"{AFFILIATE}-900100200"))
+    found = found_within(60, lambda: store.order(f"{AFFILIATE}-900100200"))
     assert (found.marketplace_order_id, found.value) == ("900100200", 21930)
     assert control.orders(ACCOUNT)["900100200"].creations == 1
 
@@ -132,7 +132,7 @@ def test_name_and_endpoint_of_the_connector_are_added_unless_given(store: VtexSt
 
 def test_an_approval_is_answered_like_a_creation(store: VtexStore) -> None:
     store.create_order(order_body(marketplaceOrderStatus="new"))
-    found_within(10, lambda: store.order(f"{AFFILIATE}-900100200"))
+    found_within(60, lambda: store.order(f"{AFFILIATE}-900100200"))
     answer = store.approve_order("900100200")
     assert (answer.success, answer.code, answer.flow) == (True, "SOI003", "ApproveOrder")
 
@@ -148,7 +148,7 @@ def test_a_creation_whose_answer_is_cut_has_an_unknown_outcome(store: VtexStore,
     control.fault("cut", "create_order", count=1)
     with pytest.raises(UnknownOutcome):
         store.create_order(order_body())
-    assert found_within(10, lambda: store.order(f"{AFFILIATE}-900100200")).value == 21930
+    assert found_within(60, lambda: store.order(f"{AFFILIATE}-900100200")).value == 21930
 
 
 def test_an_approval_whose_answer_is_cut_is_only_unavailable(store: VtexStore, control: VtexControl) -> None:
