@@ -808,9 +808,11 @@ class Sandbox:
                 body = body_of(record, SYNC, self._currency)
                 return self._written(self._ask("listing_put", reference, json=body), body)
             case Action.DEACTIVATE:
-                # nothing can be bought from the first call on, whatever becomes of the second
+                # Blocked first: nothing can be bought from this call on, whatever becomes of the next. After a zero
+                # that came first, a stock that another lane had read earlier could still arrive, and be on sale.
+                written = self._written(self._ask("listing_deactivate", reference))
                 self._offered(reference, None, 0)
-                return self._written(self._ask("listing_deactivate", reference))
+                return written
             case Action.ACTIVATE:
                 written = self._written(self._ask("listing_activate", reference))
                 return self._offered(reference, record.price, record.stock) or written
