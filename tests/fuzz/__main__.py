@@ -17,12 +17,14 @@ def main(minutes: float, seed: int | None) -> int:
     while True:
         chosen = random.SystemRandom().randrange(2**31) if seed is None else seed + pieces
         examples = os.environ.get("HUB_FUZZ_EXAMPLES", "400")
-        argv = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:randomly", "tests/fuzz"]
+        sys.stderr.write(f"piece {pieces + 1}: seed {chosen}\n")
+        argv = [sys.executable, "-m", "pytest", "-q", "-x", "tests/fuzz"]
         code = subprocess.run(
             [*argv, f"--hypothesis-seed={chosen}"], env={**os.environ, "HUB_FUZZ_EXAMPLES": examples}, check=False
         ).returncode
         pieces += 1
         if code:
+            sys.stderr.write(f"again: make fuzz MINUTES=0 ARGS={chosen}\n")
             return code
         if time.monotonic() >= ends:
             return 0

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from hub.simulators.control import VtexControl
 from hub.simulators.serving import in_thread
 from hub.simulators.vtex import World, app
+from tests.vtex.order_bodies import order_body
 
 ACCOUNT = "acme"
 KEY = "vtexappkey-acme-ABCDEF"
@@ -82,57 +83,8 @@ class Store:
         return dict(found.json())
 
     def order_body(self, order: str = "900100200", **changed: Any) -> dict[str, Any]:
-        return {
-            "marketplaceOrderId": order,
-            "connectorName": "hub-example",
-            "connectorEndpoint": f"{self.heard.url}/v/5f2c9a",
-            "marketplaceOrderStatus": "approved",
-            "marketplacePaymentValue": 21930,
-            "allowFranchises": False,
-            "items": [{"id": "1", "price": 9990, "quantity": 2}],
-            "clientProfileData": {
-                "email": "buyer@example.org",
-                "firstName": "Ana",
-                "lastName": "Silva",
-                "phone": "11999990000",
-                "document": "00000000191",
-                "corporateDocument": None,
-                "corporatePhone": None,
-                "corporateName": None,
-                "tradeName": None,
-                "stateInscription": None,
-            },
-            "shippingData": {
-                "logisticsInfo": [
-                    {
-                        "price": 1950,
-                        "selectedDeliveryChannel": "delivery",
-                        "selectedSla": "Normal",
-                        "lockTTL": "5d",
-                        "shippingEstimate": "7bd",
-                        "deliveryIds": [],
-                    }
-                ],
-                "selectedAddresses": [
-                    {
-                        "addressType": "residential",
-                        "addressId": "1",
-                        "receiverName": "Ana Silva",
-                        "postalCode": "01310-100",
-                        "country": "BRA",
-                        "city": "São Paulo",
-                        "state": "SP",
-                        "street": "Avenida Paulista",
-                        "number": "1000",
-                        "neighborhood": "Bela Vista",
-                    }
-                ],
-                "isFob": False,
-                "isMarketplaceFulfillment": False,
-            },
-            "invoiceData": {"userPaymentInfo": {"paymentMethods": ["creditCardPaymentGroup"]}},
-            **changed,
-        }
+        connector = {"connectorName": "hub-example", "connectorEndpoint": f"{self.heard.url}/v/5f2c9a"}
+        return order_body(order, **{**connector, **changed})
 
     def place(self, body: dict[str, Any]) -> requests.Response:
         return self.call("POST", f"/api/order-integration/orders?affiliateId={AFFILIATE}", json=body)
