@@ -15,7 +15,7 @@ from hub.ports import Link
 from hub.settings import Settings
 from hub.stores import SecretBox
 from tasks.app import Lane
-from tasks.worker import run
+from tasks.worker import TURN, run
 
 
 def read(_link: Link, item: Item) -> Item:
@@ -35,7 +35,8 @@ def main(lane: Lane) -> int:
     idle = {name: replace(CONTEXTS[name], read=read, decide=decide) for name in ("price", "stock")}
     settings = Settings.load(env=os.environ)
     box = SecretBox.from_env(os.environ)
-    return run(settings, box, pools=["offers"], shards=frozenset({0}), lane=lane, known=idle)
+    turn = float(os.environ.get("BENCH_TURN", TURN))
+    return run(settings, box, pools=["offers"], shards=frozenset({0}), lane=lane, known=idle, turn=turn)
 
 
 if __name__ == "__main__":

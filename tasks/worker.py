@@ -1,4 +1,7 @@
-"""A worker process: takes a wake-up, runs one attempt, wakes again when there is more. One claim per wake-up.
+"""A worker process: takes a wake-up, claims and attempts, wakes again when there is more.
+
+A wake-up is a turn: one claim, and while its store and context has full claims and they are quick, further ones for
+`TURN` at most. Then it is everybody else's turn. First wake-ups claim once: their threads are reserved for who is new.
 
 Everything that must survive is in PostgreSQL; a worker may be killed at any moment and loses nothing but time.
 """
@@ -14,7 +17,9 @@ import socket
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -46,6 +51,10 @@ CALLS_AT_ONCE = 43
 
 EVENTS_EVERY = 0.2
 """Seconds for which events of tasks may wait for others."""
+
+TURN = 0.05
+"""Seconds after which a wake-up of a busy store and context claims no more. A claim that calls anybody takes as long;
+several that do not share what a message costs."""
 
 LONGEST_ALARM = 5.0
 """Seconds: who is to be left alone for less is woken by the process that found out; else the sweep comes too late."""
@@ -122,38 +131,53 @@ class Attempts:
     """What the task `hub.attempt` does, without Celery."""
 
     def __init__(
-        self, links: Links, reconciler: Reconciler, waker: Waker, known: Mapping[str, Context] = CONTEXTS
+        self,
+        links: Links,
+        reconciler: Reconciler,
+        waker: Waker,
+        known: Mapping[str, Context] = CONTEXTS,
+        *,
+        turn: float = TURN,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._links = links
         self._known = known
         self._reconciler = reconciler
         self._waker = waker
+        self._turn = turn
+        self._monotonic = monotonic
         self._running: dict[str, tuple[str, str, str]] = {}
         self._alarms = Alarms()
 
     def run(self, slug: str, context: str, token: str, *, first: bool) -> str:
-        """One attempt for a wake-up; the sentence is what Flower shows. Raises `KeysDied` when a key died.
+        """One turn for a wake-up; the sentence is what Flower shows. Raises `KeysDied` when a key died.
 
         The wake-up's own token counts it at first; those of long attempts are renewed at every heartbeat.
         """
+        ends = self._monotonic() + self._turn
         self._running[token] = (slug, context, token)
+        words: Counter[str] = Counter()
         report: Report | None = None
         try:
-            try:
-                link = self._links.get(slug)
-            except BadInput as wrong:  # such as a marketplace that only a newer version knows: it is not lost
-                return f"{slug}.{context}: {wrong}; its keys stay as they are"
-            if link is None:
-                return f"{slug}.{context}: the store is not registered (any more)"
-            if context not in self._known:
-                return f"{slug}.{context}: this version has no such context; its keys stay as they are"
-            report = self._reconciler.attempt(link, context, first=first)
+            while report is None or (not first and _goes_on(report) and self._monotonic() < ends):
+                report = None  # should this one fail, nothing follows from the one before
+                try:
+                    link = self._links.get(slug)
+                except BadInput as wrong:  # such as a marketplace that only a newer version knows: it is not lost
+                    return f"{slug}.{context}: {wrong}; its keys stay as they are"
+                if link is None:
+                    return f"{slug}.{context}: the store is not registered (any more)"
+                if context not in self._known:
+                    return f"{slug}.{context}: this version has no such context; its keys stay as they are"
+                report = self._reconciler.attempt(link, context, first=first)
+                words += report.words
         finally:
             self._running.pop(token, None)  # a message that was delivered twice has one token
             self._follow_up(slug, context, token, report)
-        if report.died:
-            raise KeysDied(report.sentence())
-        return report.sentence()
+        turn = replace(report, words=words)
+        if turn.died:
+            raise KeysDied(turn.sentence())
+        return turn.sentence()
 
     def hold(self) -> None:
         """Renew the tokens of what is running; called at every heartbeat."""
@@ -185,6 +209,12 @@ class Attempts:
             # Two, where there was no room: one takes it, and the other one finds out when there is more.
             wanted = 2 if report.soft else 1
             self._alarms.ring(report.brake, partial(self._waker.wake, [here], wanted=wanted, further=True))
+
+
+def _goes_on(report: Report) -> bool:
+    """The claim was full, all its keys came to an end, and nobody else has to be woken for what it did."""
+    just_more = {context for _, context in report.wake} == {report.context}
+    return just_more and report.full and not report.brake and not report.words["given back"]
 
 
 class CalmEvents(bootsteps.StartStopStep):
@@ -273,10 +303,11 @@ def run(
     shards: frozenset[int],
     lane: Lane,
     known: Mapping[str, Context] = CONTEXTS,
+    turn: float = TURN,
 ) -> int:
     """Serve the first or the further wake-ups of these pools until SIGTERM; returns the exit code.
 
-    `known` are the kinds of work; a measurement of the engine alone brings its own.
+    `known` are the kinds of work, `turn` how long a wake-up may claim on; a measurement of the engine brings its own.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("celery").setLevel(logging.WARNING)
@@ -296,7 +327,7 @@ def run(
     links.closed = lambda slug: _catch_up(settings, links, ledger, waker, slug)
     links.watch()
     reconciler = Reconciler(ledger, dict(settings.contexts), calls, heart, links, known=known)
-    attempts = Attempts(links, reconciler, waker, known)
+    attempts = Attempts(links, reconciler, waker, known, turn=turn)
     heart.on_beat.append(attempts.hold)
 
     @app.task(name=ATTEMPT, bind=True, ignore_result=True, acks_late=True, throws=(KeysDied,))

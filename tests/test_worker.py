@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from hub.reconcile import Report
-from tasks.worker import Attempts
+from tasks.worker import Attempts, KeysDied
 
 
 class Nobody:
@@ -71,6 +71,61 @@ def test_a_wake_up_that_is_delivered_twice_at_once_follows_up_twice():
     attempts = Attempts(twice, twice, twice)
     assert attempts.run("acme-mkt", "stock", "token", first=True) == "acme-mkt.stock: 1 done"
     assert twice.ends == 2
+
+
+class Busy(Nobody):
+    """A store whose every claim is full and takes a while; its clock."""
+
+    def __init__(self, *, takes=0.015, words=("done",), **report):
+        self.now, self.claims, self.takes, self.words = 100.0, [], takes, words
+        self.report = {"full": True, "wake": frozenset({(1, "stock")}), **report}
+
+    def attempt(self, _link, context, *, first):
+        self.now += self.takes
+        self.claims.append("first" if first else "further")
+        return Report("acme-mkt", context, Counter(self.words), **self.report)
+
+    def run(self, *, first=False):
+        attempts = Attempts(self, self, self, turn=0.05, monotonic=lambda: self.now)
+        return attempts.run("acme-mkt", "stock", "token", first=first)
+
+
+def test_a_further_wake_up_claims_on_while_claims_are_full_and_quick_until_its_turn_is_over():
+    busy = Busy()
+    assert busy.run() == "acme-mkt.stock: 4 done"
+    assert busy.ended == (
+        ("acme-mkt", "stock"),
+        "token",
+        {"wanted": 2, "refused": 2, "brake": None, "soft": False, "backlog": False, "others": set()},
+    )
+
+
+@pytest.mark.parametrize(
+    "busy",
+    [
+        pytest.param(Busy(takes=0.05), id="the claim took as long as a turn"),
+        pytest.param(Busy(full=False), id="nothing more than one claim takes"),
+        pytest.param(Busy(wake=frozenset()), id="nothing left"),
+        pytest.param(Busy(wake=frozenset({(1, "stock"), (1, "price")})), id="somebody else waits for what it did"),
+        pytest.param(Busy(wake=frozenset({(1, "price")})), id="only somebody else waits"),
+        pytest.param(Busy(brake=60.0), id="a limit or a circuit says stop"),
+        pytest.param(Busy(words=["given back"]), id="the key came to no end"),
+    ],
+)
+def test_a_wake_up_claims_once_when(busy):
+    busy.run()
+    assert busy.claims == ["further"]
+
+
+def test_a_first_wake_up_claims_once_because_its_thread_is_reserved_for_who_is_new():
+    busy = Busy()
+    busy.run(first=True)
+    assert busy.claims == ["first"]
+
+
+def test_a_turn_in_which_a_key_died_fails_with_all_it_did():
+    with pytest.raises(KeysDied, match=r"acme-mkt\.stock: 4 dead, 4 done"):
+        Busy(words=["done", "dead"]).run()
 
 
 def test_a_worker_prints_no_banner_no_warning_and_no_variables_of_its_threads():
