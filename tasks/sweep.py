@@ -40,11 +40,34 @@ log = logging.getLogger("hub.sweep")
 unforeseen = Unforeseen(log)
 
 LETTERS_MIRRORED = 1000
+"""Letters that a dead-letter queue shows, the first ones by key."""
+LETTERS_READ = 10_000
+"""Letters that one turn reads; where there are more the next one goes on with the next store and context."""
 POLL_KEY = "@poll"
 REMOVED_SECONDS = 5.0
 """A store that was removed is left alone for so long: its workers leave its queues, and its dead letters go."""
 FORGOTTEN_TOGETHER = 50
 WOKEN_TOGETHER = 500
+
+
+# From pair to pair by the index of dead rows, and no further than a turn goes: lateral joins keep the order, and what
+# nobody fetches is never looked for.
+_LETTERS = f"""
+with recursive pairs as (
+  (select store, context from states where status = 'dead' and (store, context) > (%(store)s, %(context)s)
+   order by store, context limit 1)
+  union all
+  select n.store, n.context from pairs p cross join lateral (
+    select s.store, s.context from states s where s.status = 'dead' and (s.store, s.context) > (p.store, p.context)
+    order by s.store, s.context limit 1) n
+)
+select p.store, p.context, d.key, d.code, d.since from pairs p cross join lateral (
+  select s.key, coalesce(s.code, '') as code, to_char(s.answered_at, 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as since
+  from states s where s.status = 'dead' and s.store = p.store and s.context = p.context
+  order by s.key limit {LETTERS_MIRRORED}) d
+limit {LETTERS_READ}
+"""
+_BEFORE_ALL = (-1, "")
 
 
 @dataclass(slots=True)
@@ -58,6 +81,7 @@ class Sweep:
     waker: Waker
     _next: dict[str, float] = field(default_factory=dict)
     _forgotten: set[str] = field(default_factory=set)
+    _mirrored: tuple[int, str] = _BEFORE_ALL
 
     def once(self) -> None:
         """Everything that is its time now; a part that fails is told and tried again next time."""
@@ -111,26 +135,31 @@ class Sweep:
         return sent
 
     def mirror_dead(self) -> None:
-        """Let each dead-letter queue show its first dead rows (`LETTERS_MIRRORED`); the rows are the truth."""
+        """Let each dead-letter queue show its first dead rows (`LETTERS_MIRRORED`); the rows are the truth.
+
+        A turn reads `LETTERS_READ` of them at most and begins where the last one ended.
+        """
+        after = self._mirrored
         with translated(), self.pool.connection() as db:
-            rows = db.execute(
-                """
-                select store, context, key, code, since from (
-                  select store, context, key, coalesce(code, '') as code,
-                         to_char(answered_at, 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as since,
-                         row_number() over (partition by store, context order by key) as place
-                  from states where status = 'dead') dead
-                where place <= %s order by store, context, key
-                """,
-                (LETTERS_MIRRORED,),
-            ).fetchall()
+            rows = db.execute(_LETTERS, {"store": after[0], "context": after[1]}).fetchall()
         letters: dict[tuple[int, str], list[tuple[str, str, str]]] = {}
         for store, context, key, code, since in rows:
             letters.setdefault((store, context), []).append((key, code, since))
+        there_is_more = len(rows) == LETTERS_READ
+        if there_is_more:
+            del letters[max(letters)]  # perhaps not all of it
+        last = max(letters) if there_is_more else None
         names = self.links.names()
-        wanted = {(names[store], context): rows for (store, context), rows in letters.items() if store in names}
-        for slug, context in set(wanted) | self.waker.mirrored():
-            self.waker.mirror_dead(slug, context, wanted.get((slug, context), []))
+        numbers = {slug: store for store, slug in names.items()}
+        for slug, context in self.waker.mirrored():
+            if slug not in numbers:
+                self.waker.mirror_dead(slug, context, [])
+            elif after < (numbers[slug], context) and (last is None or (numbers[slug], context) < last):
+                letters.setdefault((numbers[slug], context), [])
+        for (store, context), some in letters.items():
+            if store in names:
+                self.waker.mirror_dead(names[store], context, some)
+        self._mirrored = last or _BEFORE_ALL
 
     def forget_removed(self) -> None:
         """Queues that only a removed store had are deleted; its name is not given out again."""
