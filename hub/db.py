@@ -36,6 +36,7 @@ MIGRATION_TURN_SECONDS: Final = 60.0  # how long a second migration waits for th
 MIGRATION_LOCK_SECONDS: Final = 10.0  # a migration gives up rather than queue up everybody behind it
 
 _COLLISIONS: Final = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
+_CHECK_VIOLATED: Final = "23514"
 SCHEMA_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _MIGRATION_NAME: Final = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
 
@@ -89,14 +90,16 @@ def translated() -> Iterator[None]:
 def retrying(attempt: Callable[[], Answer], *, times: int = 3) -> Answer:
     """Call `attempt`, and again up to `times` when PostgreSQL made it yield to another transaction.
 
-    Only deadlocks and serialization failures are repeated: in both everything was rolled back. `attempt` must be the
-    whole transaction. The last error comes out as it is.
+    Only deadlocks, serialization failures and rows whose partition was made while they were on their way are repeated:
+    in all of them everything was rolled back. `attempt` must be the whole transaction. The last error comes out as it
+    is.
     """
     for turn in range(times):
         try:
             return attempt()
         except (psycopg.Error, StorageAway) as fault:
-            if fault.sqlstate not in _COLLISIONS:
+            overtaken = _overtaken(fault) if isinstance(fault, psycopg.Error) else fault.sqlstate == _CHECK_VIOLATED
+            if fault.sqlstate not in _COLLISIONS and not overtaken:
                 raise
         time.sleep(random.uniform(0.002, 0.02) * (turn + 1))  # noqa: S311 – spreads contenders, hides nothing
     return attempt()
@@ -326,6 +329,14 @@ def _refuse_changed(ran: dict[str, str], files: dict[str, bytes]) -> None:
         raise BadInput(problems)
 
 
+def _overtaken(fault: psycopg.Error) -> bool:
+    """A row was on its way to the default partition when its own one was attached; the next try finds that.
+
+    Bounds of partitions have no name, unlike every check that we made.
+    """
+    return fault.sqlstate == _CHECK_VIOLATED and not fault.diag.constraint_name
+
+
 def _translation(fault: psycopg.Error) -> StorageAway | StorageRefused:
     kind, state = type(fault).__name__, fault.sqlstate
     if isinstance(fault, psycopg_pool.PoolTimeout | psycopg_pool.PoolClosed | psycopg_pool.TooManyRequests):
@@ -344,6 +355,6 @@ def _translation(fault: psycopg.Error) -> StorageAway | StorageRefused:
         if name
     )
     text = f"{kind}, {state or 'client side'}" + (f", {where}" if where else "")
-    if state is not None and state.startswith(_PASSING):
+    if state is not None and (state.startswith(_PASSING) or _overtaken(fault)):
         return StorageAway(f"PostgreSQL cannot do it now ({text})", sqlstate=state)
     return StorageRefused(f"PostgreSQL refused ({text})", sqlstate=state)

@@ -11,6 +11,7 @@ from psycopg_pool import ConnectionPool
 
 from hub import db
 from hub.errors import BadInput
+from tests.cell import until
 
 
 @pytest.fixture
@@ -194,6 +195,39 @@ def test_a_deadlock_is_tried_again_until_both_have_written(pool: ConnectionPool[
     with pool.connection() as connection:
         assert connection.execute("select value from cursors").fetchall() == [("2",), ("2",)]
     assert len(turns) == 3
+
+
+def test_a_row_whose_partition_is_made_while_it_is_on_its_way_is_tried_again(
+    pool: ConnectionPool[psycopg.Connection], database: str
+) -> None:
+    insert = (
+        "insert into notices (id, received_at, kind, fate, body)"
+        " values (gen_random_uuid(), '2031-03-10 12:00Z', 'event', 'accepted', '{}')"
+    )
+    told: list[str] = []
+
+    def attempt() -> None:
+        try:
+            with db.translated(), pool.connection() as connection:
+                connection.execute(insert)
+        except db.StorageAway as away:
+            told.append(str(away.sqlstate))
+            raise
+
+    with psycopg.connect(database) as maker, psycopg.connect(database, autocommit=True) as watcher:
+        maker.execute("set search_path to hub")
+        maker.execute("create table notices_20310310 (like notices including defaults including constraints)")
+        maker.execute(
+            "alter table notices attach partition notices_20310310 for values from ('2031-03-10Z') to ('2031-03-11Z')"
+        )
+        writer = threading.Thread(target=lambda: db.retrying(attempt))
+        writer.start()
+        waits = "select from pg_stat_activity where application_name = 'hub test' and wait_event_type = 'Lock'"
+        until(lambda: watcher.execute(waits).fetchone() is not None, why="nobody waits for the default partition")
+        maker.commit()
+        writer.join(20)
+        assert watcher.execute("select tableoid::regclass::text from hub.notices").fetchall() == [("notices_20310310",)]
+    assert told == ["23514"]
 
 
 def test_only_collisions_are_repeated_and_not_for_ever() -> None:

@@ -184,6 +184,29 @@ def test_a_poisonous_row_fails_alone(intake: Running) -> None:
     assert intake.counters() == (40, 4, 0, 36)
 
 
+def test_a_notice_whose_partition_is_made_while_it_is_on_its_way_is_no_poison(database: str) -> None:
+    with (
+        serving(database) as intake,
+        psycopg.connect(database) as maker,
+        psycopg.connect(database, autocommit=True) as watcher,
+        ThreadPoolExecutor() as threads,
+    ):
+        token = intake.add_store()
+        maker.execute("set search_path to hub")
+        maker.execute("create table notices_now (like notices including defaults including constraints)")
+        maker.execute(
+            "alter table notices attach partition notices_now for values from ('2000-01-01Z') to ('2100-01-01Z')"
+        )
+        answer = threads.submit(intake.post, token, stock(1))
+        waits = "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        until(lambda: watcher.execute(waits).fetchone() is not None)
+        maker.commit()
+        if answer.result().status == 503:  # it took longer than the sender is kept waiting
+            assert intake.post(token, stock(1)).status == 200
+        assert {fate for (fate,) in watcher.execute("select fate from hub.notices").fetchall()} == {"accepted"}
+        assert keys(intake) == {"1"}
+
+
 def test_a_table_that_is_missing_is_a_503_for_all_and_nobody_is_blamed(database: str) -> None:
     with serving(database) as intake:
         token = intake.add_store()
