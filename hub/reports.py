@@ -269,16 +269,16 @@ select t.slug, o.order_id, o.state, o.vtex_order_id, o.total, o.approved, o.prob
        to_char(o.seen_at, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), to_char(o.changed_at, 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
 from orders o join stores t on t.id = o.store
 """
+_BEHIND = "o.order_id > %(after)s order by o.order_id limit %(limit)s"
+_ORDERS_OF_STORE = f"{_ORDERS} where o.store = %(store)s and {_BEHIND}"
+_ORDERS_OF_STATE = f"{_ORDERS} where o.store = %(store)s and o.state = %(state)s and {_BEHIND}"
 
 
 def orders(pool: Pool, store: int, *, state: str | None = None, after: str = "", limit: int = 100) -> list[OrderLine]:
     """Orders of a store by order id, `limit` at a time, from behind `after`."""
+    chosen = _ORDERS_OF_STATE if state is not None else _ORDERS_OF_STORE
     with translated(), pool.connection() as db:
-        rows = db.execute(
-            _ORDERS + "where o.store = %(store)s and o.order_id > %(after)s"
-            " and (%(state)s::text is null or o.state = %(state)s) order by o.order_id limit %(limit)s",
-            {"store": store, "after": after, "state": state, "limit": limit},
-        ).fetchall()
+        rows = db.execute(chosen, {"store": store, "after": after, "state": state, "limit": limit}).fetchall()
     return [_order(row) for row in rows]
 
 

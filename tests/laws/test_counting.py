@@ -125,3 +125,51 @@ def test_an_upgraded_cell_counts_the_failures_of_days_to_come_from_the_index_alo
     assert len(days) >= 2  # what is left of today, unless it is late, and the days ahead
     assert days <= tables
     assert "interactions_default" not in tables  # holds a row: it is left as it was
+
+
+def indexes_of_failures(books: Books, schema: str) -> dict[str, int]:
+    """Table → how many indexes of what failed it has."""
+    rows = books.sql(
+        "select tablename, count(*) from pg_indexes where schemaname = %s and tablename like 'interactions%%'"
+        " and indexdef like '%%WHERE (status <> %%' group by 1",
+        schema,
+    )
+    return dict(rows)
+
+
+def test_a_failure_is_entered_into_one_index_of_failures_alone(books: Books) -> None:
+    keep_partitions(books.pool, "interactions", keep=10, ahead=2)
+    found = indexes_of_failures(books, "hub")
+    assert len(found) >= 4
+    assert set(found.values()) == {1}
+
+
+def test_a_partition_that_has_the_older_index_of_failures_only_keeps_it(
+    books: Books, database: str, tmp_path: Path
+) -> None:
+    for file in MIGRATIONS.glob("000[1-4]*.sql"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    migrate(database, "older", folder=tmp_path)
+    told = "insert into older.interactions (store, context, key, operation, direction, code, status) values"
+    books.sql(f"{told} (1, 'price', '1', 'Price update', 'x', 'E2', 'error')")
+    migrate(database, "older")
+    assert indexes_of_failures(books, "older")["interactions_default"] == 1
+
+
+def test_the_orders_of_a_state_are_found_without_passing_the_others(books: Books) -> None:
+    registered(books)
+    books.sql(
+        "insert into orders (store, order_id, state) select %s, 'o' || lpad(n::text, 6, '0'),"
+        " case when n %% 5000 = 0 then 'failed' else 'approved' end from generate_series(1, 50000) n",
+        STORE,
+    )
+    books.sql("analyze orders")
+    found = [one.order for one in reports.orders(books.pool, STORE, state="failed", limit=4)]
+    assert found == ["o005000", "o010000", "o015000", "o020000"]
+    more = reports.orders(books.pool, STORE, state="failed", after=found[-1], limit=100)
+    assert [one.order for one in more] == [f"o{number:06}" for number in range(25_000, 50_001, 5000)]
+    assert len(reports.orders(books.pool, STORE, limit=7)) == 7
+    asked = {"store": STORE, "state": "failed", "after": "", "limit": 100}
+    with books.pool.connection() as db:
+        plan = db.execute(f"explain {reports._ORDERS_OF_STATE}", asked).fetchall()
+    assert any("orders_state" in line for (line,) in plan), plan

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pytest
-
 from tasks.sweep import _BEFORE_ALL, _LETTERS, LETTERS_MIRRORED, LETTERS_READ, Sweep
 from tests.laws.books import Books
 
@@ -30,13 +28,6 @@ class Surroundings:
     def mirror_dead(self, slug: str, context: str, letters: Letters) -> None:
         self.handed += len(letters)
         self.shown[slug, context] = [key for key, _, _ in letters]
-
-
-@pytest.fixture
-def books(database: str) -> Iterator[Books]:
-    opened = Books(database)
-    yield opened
-    opened.pool.close()
 
 
 def dead(books: Books, *, stores: int, keys: int, context: str = "stock", work: str = "s") -> None:
