@@ -40,6 +40,7 @@ def _machine() -> str:
 
 
 def main(names: list[str]) -> int:
+    """Run these benchmarks, or all of them; 2 for a name that there is not, 1 when one did not run to the end."""
     unknown = [name for name in names if name not in BENCHES]
     if unknown:
         known = "\n".join(f"  {name:<11} {what}" for name, what in BENCHES.items())

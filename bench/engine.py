@@ -101,6 +101,7 @@ class Bench:
         }
 
     def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Rows of one statement."""
         with self.pool.connection() as db:
             cursor = db.execute(query, values)  # type: ignore[arg-type]
             return cursor.fetchall() if cursor.description else []
@@ -170,6 +171,7 @@ class Bench:
     # ---------------------------------------------------------------- ours
 
     def ours(self, name: str) -> float:
+        """One round of the hub's workers with claims of this size; keys a second."""
         claim, full, turn = OURS[name]
         count = max(500, int(full * SCALE)) // STORES * STORES
         tree = yaml.safe_load((ROOT / "queues.yaml").read_text(encoding="utf-8"))
@@ -223,6 +225,7 @@ class Bench:
     # ---------------------------------------------------------------- peers
 
     def celery(self, pool: str, concurrency: int, *, events: bool) -> float:
+        """One round of a Celery worker; tasks a second."""
         name = f"Celery {pool}{'' if events else ', no events'}"
         count = max(300, int(CELERY * SCALE))
         self.broker.flushdb()
@@ -239,6 +242,7 @@ class Bench:
             return self.timed(name, count, left, pids, seconds=180)
 
     def dramatiq(self, processes: int, threads: int) -> float:
+        """One round of Dramatiq's workers; messages a second."""
         count = max(1000, int(DRAMATIQ * SCALE))
         self.broker.flushdb()
         bin_, here = peers.python().parent, peers.HERE
@@ -254,6 +258,7 @@ class Bench:
             )
 
     def procrastinate(self) -> float:
+        """One round of a Procrastinate worker; jobs a second."""
         count = max(200, int(PROCRASTINATE * SCALE))
         bin_, here = peers.python().parent, peers.HERE
         with psycopg.connect(self.postgres.url, autocommit=True) as db:

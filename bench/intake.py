@@ -57,10 +57,12 @@ class Side:
     spent: dict[str, list[float]] = field(default_factory=dict)
 
     def note(self, **values: float) -> None:
+        """Keep these figures of a round."""
         for name, value in values.items():
             self.spent.setdefault(name, []).append(value)
 
     def median(self, name: str) -> float:
+        """The middle one of all rounds."""
         return Spread(tuple(self.spent[name])).median
 
 
@@ -106,6 +108,7 @@ class Bench:
         }
 
     def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Rows of one statement, on a connection of its own."""
         with psycopg.connect(self.postgres.url, autocommit=True, options="-c search_path=hub") as connection:
             return connection.execute(query, values).fetchall()  # type: ignore[arg-type]
 

@@ -235,12 +235,12 @@ def _forget(directory: Path) -> None:
     """Drop the server's files from the system's cache."""
     for path in directory.rglob("*"):
         if path.is_file() and not path.is_symlink():
-            handle = os.open(path, os.O_RDONLY)
+            descriptor = os.open(path, os.O_RDONLY)
             try:
-                os.fsync(handle)
-                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.fsync(descriptor)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
-                os.close(handle)
+                os.close(descriptor)
 
 
 def _line(asking: Asking, name: str, cold: list[float], size: str) -> Line:

@@ -103,7 +103,7 @@ def decoded(line: bytes) -> Record:
 @dataclass(slots=True, eq=False)
 class _Segment:
     path: Path
-    handle: int
+    descriptor: int
     since: float  # seconds since 1970 when it was begun
     size: int = 0  # bytes that hold whole lines, or all of it when somebody else wrote it
     done: int = 0  # bytes that are in PostgreSQL
@@ -169,19 +169,19 @@ class Segments:
             raise SpoolFull(f"the spool holds {self.size} bytes; {self._most_bytes} are allowed")
         segment = self._current
         # A segment that somebody removed would take lines and lose them with this process.
-        if segment is None or segment.size >= self._segment_bytes or not os.fstat(segment.handle).st_nlink:
+        if segment is None or segment.size >= self._segment_bytes or not os.fstat(segment.descriptor).st_nlink:
             segment = self._current = self._begun()
         text = b"".join(lines[:count])
         try:
             written = 0
             while written < len(text):
-                written += os.pwrite(segment.handle, text[written:], segment.size + written)
-            os.fsync(segment.handle)
+                written += os.pwrite(segment.descriptor, text[written:], segment.size + written)
+            os.fsync(segment.descriptor)
         except OSError:
             # What a failed fsync left on the disk nobody knows: nothing is ever written behind it.
             self._current = None
             with suppress(OSError):
-                os.ftruncate(segment.handle, segment.size)
+                os.ftruncate(segment.descriptor, segment.size)
             if not segment.lines:
                 self._remove(segment)
             raise
@@ -215,14 +215,14 @@ class Segments:
             if path in ours:
                 continue
             try:
-                handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
                 continue
-            if not _locked(handle):
-                os.close(handle)
+            if not _locked(descriptor):
+                os.close(descriptor)
                 continue
-            segment = _Segment(path, handle, _begun_at(path), size=os.fstat(handle).st_size)
-            segment.lines = _line_feeds(handle)
+            segment = _Segment(path, descriptor, _begun_at(path), size=os.fstat(descriptor).st_size)
+            segment.lines = _line_feeds(descriptor)
             self._segments.append(segment)
             found += 1
         self._segments.sort(key=lambda segment: (segment is self._current, segment.path.name))
@@ -231,7 +231,7 @@ class Segments:
     def close(self) -> None:
         """Leave everything to whoever comes next."""
         for segment in self._segments:
-            os.close(segment.handle)
+            os.close(segment.descriptor)
         self._segments.clear()
         self._current = None
 
@@ -246,23 +246,23 @@ class Segments:
         while True:
             now = time.time()
             path = self.folder / f"{round(now * 1000):013d}-{os.getpid()}-{secrets.token_hex(4)}{ENDING}"
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            if _locked(handle):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            if _locked(descriptor):
                 break
-            os.close(handle)  # somebody adopted it while it was empty
+            os.close(descriptor)  # somebody adopted it while it was empty
         folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)  # else the name could be lost, and the lines with it
         finally:
             os.close(folder)
-        segment = _Segment(path, handle, now)
+        segment = _Segment(path, descriptor, now)
         self._segments.append(segment)
         return segment
 
     def _batch(self, segment: _Segment, most: int) -> Batch:
         length = _PIECE
         while True:
-            piece = os.pread(segment.handle, min(length, segment.size - segment.done), segment.done)
+            piece = os.pread(segment.descriptor, min(length, segment.size - segment.done), segment.done)
             whole = segment.done + len(piece) >= segment.size or not piece
             if whole or b"\n" in piece:
                 break
@@ -296,16 +296,16 @@ class Segments:
             else:
                 segment.path.unlink()
         self._segments.remove(segment)
-        os.close(segment.handle)
+        os.close(segment.descriptor)
 
 
-def _locked(handle: int) -> bool:
+def _locked(descriptor: int) -> bool:
     """Whether the file is ours now, and still has its name."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    return os.fstat(handle).st_nlink > 0
+    return os.fstat(descriptor).st_nlink > 0
 
 
 def _begun_at(path: Path) -> float:
@@ -313,9 +313,9 @@ def _begun_at(path: Path) -> float:
     return int(first) / 1000 if first.isascii() and first.isdigit() else path.stat().st_mtime
 
 
-def _line_feeds(handle: int) -> int:
+def _line_feeds(descriptor: int) -> int:
     found = place = 0
-    while piece := os.pread(handle, _PIECE, place):
+    while piece := os.pread(descriptor, _PIECE, place):
         found += piece.count(b"\n")
         place += len(piece)
     return found

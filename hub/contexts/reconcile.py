@@ -47,6 +47,7 @@ ABSENCE: Final = 3.0
 ONE_BY_ONE: Final = 20
 """Listings that one attempt asks for by their SKU."""
 
+PHASES: Final[tuple[Phase, ...]] = ("lots", "listings", "missing", "absent", "catalogue", "orders")
 SKU_PAGE: Final = 500
 ORDER_PAGE: Final = 500
 
@@ -188,8 +189,9 @@ def decide(facts: Facts) -> Sequence[Ending | Step]:
 
 
 def _behind(phase: Phase) -> Phase | None:
-    phases: tuple[Phase, ...] = ("lots", "listings", "missing", "absent", "catalogue", "orders")
-    return dict(zip(phases, (*phases[1:], None), strict=True))[phase]
+    """The phase that follows; `None` behind the last one."""
+    place = PHASES.index(phase) + 1
+    return PHASES[place] if place < len(PHASES) else None
 
 
 def _judged(facts: Facts, taken: Taken) -> Taken:
