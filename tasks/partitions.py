@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -64,7 +65,47 @@ def keep_partitions(
             db.execute("select pg_advisory_unlock(hashtextextended('hub partitions', 3))")
 
 
+@dataclass(frozen=True, slots=True)
+class _Day:
+    """One day of a table: its partition's name, its two midnights (UTC), and the moment it is looked at."""
+
+    table: str
+    name: str
+    first: datetime
+    after: datetime
+    now: datetime
+
+    def composed(self, query: str, **more: sql.Composable) -> sql.Composed:
+        """The statement with the names of this day put in."""
+        return sql.SQL(query).format(
+            table=sql.Identifier(self.table),
+            day=sql.Identifier(self.name),
+            default=sql.Identifier(f"{self.table}_default"),
+            clock=sql.Identifier(CLOCKS[self.table]),
+            **more,
+        )
+
+
 def _make(db: Connection[Any], table: str, offset: int, now: datetime | None) -> None:
+    day = _day(db, table, offset, now)
+    if _attached(db, day):
+        return
+    begin = _begin(db, day)
+    if begin >= day.after:
+        log.info("%s: the default partition keeps this day whole; %s is not made", table, day.name)
+        return
+    if begin > day.first:
+        log.warning(
+            "%s: rows of that day are in the default partition already; %s begins at %s", table, day.name, begin
+        )
+    # Left behind by a process that ended in between; nobody has written to it.
+    db.execute(day.composed("drop table if exists {day}"))
+    db.execute(day.composed("create table {day} (like {table} including defaults including constraints)"))
+    _attach(db, day, begin)
+
+
+def _day(db: Connection[Any], table: str, offset: int, now: datetime | None) -> _Day:
+    """The day that begins so many midnights from now."""
     row = db.execute(
         """
         select to_char(day, 'YYYYMMDD'), day, day + interval '1 day', n
@@ -74,54 +115,51 @@ def _make(db: Connection[Any], table: str, offset: int, now: datetime | None) ->
         (now, offset),
     ).fetchone()
     assert row is not None  # noqa: S101 – a constant select returns a row
-    name, first, after, moment = f"{table}_{row[0]}", row[1], row[2], row[3]
-    attached = db.execute(
+    return _Day(table, f"{table}_{row[0]}", row[1], row[2], row[3])
+
+
+def _attached(db: Connection[Any], day: _Day) -> bool:
+    found = db.execute(
         "select exists (select from pg_inherits i join pg_class c on c.oid = i.inhrelid"
         " where i.inhparent = %s::regclass and c.relname = %s)",
-        (table, name),
+        (day.table, day.name),
     ).fetchone()
-    if attached and attached[0]:
-        return
-    names = {
-        "table": sql.Identifier(table),
-        "day": sql.Identifier(name),
-        "default": sql.Identifier(f"{table}_default"),
-        "clock": sql.Identifier(CLOCKS[table]),
-        "after": sql.Literal(after),
-    }
-    begin = db.execute(
-        sql.SQL(
-            """
-            select case when newest is null then %s else greatest(
-              date_bin('15 minutes', newest, %s) + interval '15 minutes',
-              case when %s >= %s then date_bin('15 minutes', %s + make_interval(mins => %s), %s)
-                   + interval '15 minutes' end) end
-            from (select max({clock}) as newest from {default} where {clock} >= %s and {clock} < {after}) x
-            """
-        ).format(**names),
-        (first, first, moment, first, moment, MARGIN_MINUTES, first, first),
-    ).fetchone()
-    start = begin[0] if begin else first
-    if start >= after:
-        log.info("%s: the default partition keeps this day whole; %s is not made", table, name)
-        return
-    if start > first:
-        log.warning("%s: rows of that day are in the default partition already; %s begins at %s", table, name, start)
-    names["start"] = sql.Literal(start)
-    # Left behind by a process that ended in between; nobody has written to it.
-    db.execute(sql.SQL("drop table if exists {day}").format(**names))
-    db.execute(sql.SQL("create table {day} (like {table} including defaults including constraints)").format(**names))
+    return bool(found and found[0])
 
-    attach = sql.SQL("alter table {table} attach partition {day} for values from ({start}) to ({after})").format(
-        **names
+
+def _begin(db: Connection[Any], day: _Day) -> datetime:
+    """Where the partition begins: at its midnight, or behind the rows of that day that the default one holds."""
+    found = db.execute(
+        day.composed(
+            """
+            select case when newest is null then %(first)s else greatest(
+              date_bin('15 minutes', newest, %(first)s) + interval '15 minutes',
+              case when %(now)s >= %(first)s
+                   then date_bin('15 minutes', %(now)s + make_interval(mins => %(margin)s), %(first)s)
+                        + interval '15 minutes' end) end
+            from (select max({clock}) as newest from {default}
+                  where {clock} >= %(first)s and {clock} < %(after)s) x
+            """
+        ),
+        {"first": day.first, "after": day.after, "now": day.now, "margin": MARGIN_MINUTES},
+    ).fetchone()
+    return found[0] if found else day.first
+
+
+def _attach(db: Connection[Any], day: _Day, begin: datetime) -> None:
+    """Rows come to it from now on. When they came to the default one meanwhile, the next turn tries again."""
+    attach = day.composed(
+        "alter table {table} attach partition {day} for values from ({begin}) to ({after})",
+        begin=sql.Literal(begin),
+        after=sql.Literal(day.after),
     )
     for seconds in LOOKS_THROUGH:
         try:
             _briefly(db, lambda: db.execute(attach), seconds=seconds)
         except errors.CheckViolation:
-            log.info("%s: rows came for %s meanwhile; the next turn makes it", table, name)
+            log.info("%s: rows came for %s meanwhile; the next turn makes it", day.table, day.name)
         except errors.QueryCanceled:
-            log.warning("%s: the default partition could not be looked through within %s s", table, seconds)
+            log.warning("%s: the default partition could not be looked through within %s s", day.table, seconds)
             continue
         return
 
