@@ -466,6 +466,8 @@ class Peer:
             return _Exchange(lost="redirected to what is no address", sent=False)
         if f"{address.scheme}://{address.netloc}" != self._host or after == before:
             return _Exchange(lost="redirected to another host", sent=False)
+        if not address.path:  # a host's front page answers 200 to whatever it is sent
+            return _Exchange(lost="redirected to no path", sent=False)
         return self._over_the_wire(replace(asked, target=after[len(self._host) :]))
 
     def _over_the_wire(self, asked: _Asked) -> _Exchange:

@@ -319,6 +319,18 @@ def test_a_redirect_to_no_address_is_no_answer(way: Way, place: str) -> None:
     assert type(found).__name__ == "Unavailable"
 
 
+@pytest.mark.parametrize("tail", ["", "?x=1", "#f", "?", "?x=/1"])
+def test_a_redirect_to_no_path_is_no_answer_and_goes_nowhere(way: Way, tail: str) -> None:
+    seen = len(way.peer.seen)
+    head = [("Location", f"{way.peer.url}{tail}"), ("Content-Length", "0")]
+    way.peer.behaviour = lambda connection, asked: (
+        ending(raw_answer(308, head, b"")) if asked.path == "/x" else answer(200, b"{}")
+    )(connection, asked)
+    found = outcome(lambda: way.door().request("PUT", "/x", operation="x", json={"a": 1}, write="idempotent"))
+    assert type(found).__name__ == "Unavailable"
+    assert [asked.path for asked in way.peer.seen[seen:]] == ["/x"]
+
+
 def test_a_date_of_no_calendar_asks_for_no_wait(way: Way) -> None:
     told = [("Retry-After", "Mon, 30 Feb 2026 25:61:61 -9999"), ("Content-Length", "2")]
     way.peer.behaviour = ending(raw_answer(503, told, b"{}"))
