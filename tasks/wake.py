@@ -246,17 +246,22 @@ class Waker:
         chosen = [*([ended.pair] if ended else ()), *pairs]
         stems = [uuid.uuid4().hex for _ in chosen]
         drafts = [self._drafts(slug, context) if self._lists else ("", "") for slug, context in chosen]
+        answers: list[Any] = []
         with self._redis.pipeline(transaction=False) as pipe:
+            # A pipeline asks first which scripts Redis knows: a trip of its own, which one script alone does without.
+            client = pipe if len(chosen) > 1 else self._redis
             for number, (slug, context) in enumerate(chosen):
                 keys, cap = self._keys(slug, context), self._settings.contexts[context].cap
                 grant: list[str | int] = [WAITING_TOKEN_MS, cap, wanted, stems[number], LONGEST_WAIT_MS]
                 if ended and number == 0:
                     grant[2] = ended.wanted
-                    self._end(keys=keys, args=[*grant, *ended.arguments(), drafts[number][1]], client=pipe)
+                    answer = self._end(keys=keys, args=[*grant, *ended.arguments(), drafts[number][1]], client=client)
                 else:
                     flags = ["1" if live else "0", *drafts[number], "1" if further else "0"]
-                    self._take(keys=keys, args=[*grant, *flags], client=pipe)
-            answers: list[Any] = pipe.execute()
+                    answer = self._take(keys=keys, args=[*grant, *flags], client=client)
+                answers.append(answer)
+            if client is pipe:
+                answers = pipe.execute()
         due: list[tuple[str, str, str, Lane]] = []
         for place, ((slug, context), stem, (granted, busy, past)) in enumerate(
             zip(chosen, stems, answers, strict=True)
