@@ -116,7 +116,7 @@ def _completed(link: Link, facts: Facts) -> Facts:
     confirmed = link.states.confirmed("catalog", facts.sku)
     listing = listing_from_json((confirmed or {}).get("listing"))
     if listing is None:
-        listing = _rendered(link, facts.sku)
+        listing = _registration(link, facts)
     last = price_from_json(link.states.confirmed("price", facts.sku))
     if last is None and price.wanted(facts.offered, facts.rules) is None:
         shown = link.marketplace.show(facts.sku, facts.binding.remote_id if facts.binding else None)
@@ -125,22 +125,26 @@ def _completed(link: Link, facts: Facts) -> Facts:
     return replace(facts, listing=listing, last_price=last, catalog_idle=idle)
 
 
-def _rendered(link: Link, sku: str) -> Listing | None:
+def _registration(link: Link, facts: Facts) -> Listing | None:
     """The registration as it should be, when what is listed is in doubt; `None` when there should be none.
 
-    What may not be sold was perhaps just deleted, and a whole replacement would bring it back.
+    What may not be sold was perhaps just deleted, and a whole replacement would bring it back. What may be sold and
+    cannot be registered anew (its category is not mapped any more) keeps what the marketplace shows, and its price and
+    stock go on (UPD-16).
     """
     try:
-        product = link.vtex.product(sku)
+        product = link.vtex.product(facts.sku)
     except NotFound:
         return None
-    if standing(product, sku, link.sales_channel):
+    if standing(product, facts.sku, link.sales_channel):
         return None
     mapping = link.states.mapped(product.category)
-    if mapping.remote is None:
-        return None
-    rendered = link.marketplace.render(product, mapping.remote, link.rules.listing)
-    return None if rendered.problems else rendered.listing
+    if mapping.remote is not None:
+        rendered = link.marketplace.render(product, mapping.remote, link.rules.listing)
+        if not rendered.problems:
+            return rendered.listing
+    shown = link.marketplace.show(facts.sku, facts.binding.remote_id if facts.binding else None)
+    return shown.listing if shown else None
 
 
 def decide(facts: Facts) -> Sequence[Ending | Step]:

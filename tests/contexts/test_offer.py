@@ -268,10 +268,22 @@ def test_a_listing_that_the_marketplace_neither_takes_nor_shows_any_more_is_made
     assert world.marketplace.written[-1].action is Action.REGISTER
 
 
+def test_a_whole_replacement_that_cannot_be_registered_anew_repeats_what_the_marketplace_shows():
+    world = a_published_world(**REPLACING)
+    world.states.known["catalog", "13"] = None
+    world.states.mappings.clear()
+    world.vtex.offers["13"] = an_offer(stock=5)
+    shown = world.marketplace.listings["13"].listing
+    world.attempt(world.row("stock"))
+    record = only(world.marketplace.written)
+    assert (record.listing, record.stock) == (shown, 5)
+
+
 def test_a_whole_replacement_without_any_registration_waits_for_the_publication():
     world = a_published_world(**REPLACING)
     world.states.known["catalog", "13"] = None
     world.states.mappings.clear()
+    world.marketplace.listings.clear()
     ending = only(world.attempt(world.row("stock")))
     assert ending.outcome.on == "publication:13"
     assert [ask.context for ask in ending.outcome.then] == ["catalog"]
