@@ -17,10 +17,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from bench.driver import closed_loop
 from bench.measure import Line, Spread
-from bench.whole import UNLIMITED, Whole, running, spent, start_workers
-from hub import loads
+from bench.posting import closed_loop, post
+from bench.whole import UNLIMITED, WORKERS, Whole, published, running, spent
 from tests.cell import CATEGORIES, ROOT, Shop, until
 
 SKUS = int(os.environ.get("BENCH_SKUS", "5000"))
@@ -46,7 +45,7 @@ def lines() -> list[Line]:
     """Reads per SKU, and the time."""
     with running() as whole:
         shop = whole.shop("sandbox-replace", settings={"marketplace_limit": {"rate": UNLIMITED, "burst": 100_000}})
-        skus = _published(whole, shop)
+        skus = published(whole, shop, SKUS)
         whole.vtex.fault("latency", "simulation", seconds=LATENCY)
         whole.marketplace.fault(kind="latency", seconds=LATENCY)
         ours, peer = [], []
@@ -99,19 +98,9 @@ def _words(cpu: dict[str, float], count: int) -> str:
 
 
 def _rest(whole: Whole) -> None:
-    for name in ("worker first", "worker more"):
+    for name in WORKERS:
         if name in whole.processes:
             whole.stop(name)
-
-
-def _published(whole: Whole, shop: Shop) -> list[str]:
-    skus: list[str] = []
-    while len(skus) < SKUS:
-        skus += shop.grow(min(1000, SKUS - len(skus)), first_id=1 + len(skus))
-    run = loads.start(whole.pool, shop.store.id, who="bench")
-    until(lambda: loads.progress(whole.pool, run).state != "running", seconds=900, why="the load does not end")
-    shop.quiet(seconds=300)
-    return skus
 
 
 def _ours(whole: Whole, shop: Shop, skus: list[str], turn: int) -> Drained:
@@ -119,21 +108,21 @@ def _ours(whole: Whole, shop: Shop, skus: list[str], turn: int) -> Drained:
     port = int(whole.intake_url.rpartition(":")[2])
     number = itertools.count()
 
-    def body() -> bytes:
+    def notification() -> bytes:
         told = {"IdSku": skus[next(number) % SKUS], "An": shop.account, "IdAffiliate": shop.affiliate}
-        return json.dumps({**told, "IsActive": True, "StockModified": True}).encode()
+        return post(f"/{shop.token}", json.dumps({**told, "IsActive": True, "StockModified": True}).encode())
 
     taken = 0
     began = time.monotonic()
     while taken < NOTIFICATIONS:
-        seen = closed_loop("127.0.0.1", port, f"/{shop.token}", body, connections=64, seconds=1.0)
-        taken += seen.statuses.get(200, 0)
+        seen = closed_loop(port, notification, connections=64, seconds=1.0)
+        taken += seen.statuses[200]
         if set(seen.statuses) != {200}:
             raise AssertionError(f"the intake answered {seen.statuses}")
     rate = taken / (time.monotonic() - began)
     reads, writes = _calls(whole, shop.account, shop.slug)
-    before, began = whole.cpu(), time.monotonic()
-    start_workers(whole)
+    before = whole.cpu()
+    whole.start_workers()
     began = time.monotonic()
     shop.quiet(seconds=600)
     seconds = time.monotonic() - began

@@ -7,15 +7,15 @@ the quiet store alone in the same run. `BENCH_SMALL=1` takes small sizes and sho
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
-from bench.measure import Line, Spread
-from bench.plant import NO_LIMIT, Changes, Plant, Seller, Watched, p95, running_plant, together, wait_for
+from bench.measure import Line, Spread, most_in_a_second, say
+from bench.plant import NO_LIMIT, Changes, Plant, Seller, Watched, p95, running_plant, together
 from hub import loads
+from tests.cell import until
 
 SMALL = os.environ.get("BENCH_SMALL") == "1"
 WINDOW = 15.0 if SMALL else 60.0
@@ -52,15 +52,11 @@ def _beside(plant: Plant, quiet: Seller, busy: Sequence[Seller], window: float =
     return plant.latencies(changes), watched
 
 
-def _say(text: str) -> None:
-    print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
 def _line(
     name: str, beside: list[float], alone: list[float], must: str, *, more: bool = True, **figures: float | str
 ) -> Line:
     ours, peer = p95(beside), p95(alone)
-    _say(f"{name}: p95 {ours:.3f} s beside, {peer:.3f} s alone, {figures}")
+    say(f"{name}: p95 {ours:.3f} s beside, {peer:.3f} s alone, {figures}")
     return Line(
         bench=name,
         unit="s (p95)",
@@ -83,12 +79,12 @@ def busy_stores() -> list[Line]:
         plant.begin()
         plant.latencies(plant.change_each_second(quiet, 3))  # links are built, connections open
         alone, idle = _beside(plant, quiet, [])
-        _say(f"alone p95 {p95(alone):.3f}, cpu {idle.cpu}")
+        say(f"alone p95 {p95(alone):.3f}, cpu {idle.cpu}")
         with_one, rate_one = _with_backlog(plant, quiet, [one], PENDING)
         with_crowd, rate_crowd = _with_backlog(plant, quiet, crowd, EACH)
         plant.end()
         plant.configure(UNPROTECTED)
-        plant.begin(lanes=("first",))
+        plant.begin(workers=["worker first"])
         bare_one, free_one = _with_backlog(plant, quiet, [one], PENDING)
         bare_crowd, free_crowd = _with_backlog(plant, quiet, crowd, EACH)
     must = "B ≤ 1.5 × alone, ≥ 70 % of the keys/s without protection, workers < 60 % CPU"
@@ -120,14 +116,14 @@ def _with_backlog(plant: Plant, quiet: Seller, busy: list[Seller], each: int) ->
     for seller in busy:
         plant.pend(seller, each)
     before = plant.done(busy)
-    wait_for(lambda: plant.done(busy) > before, seconds=30, why="the busy stores do not begin")
+    until(lambda: plant.done(busy) > before, seconds=30, why="the busy stores do not begin")
     time.sleep(3)
     seen, watched = _beside(plant, quiet, busy)
     real = plant.done(busy) - before
     known = sum(min(seller.skus, each) for seller in busy)
-    _say(f"{len(busy)} busy: p95 {p95(seen):.3f}, {watched.rate:.0f} keys/s, cpu {watched.cpu}, {real} of {known} real")
+    say(f"{len(busy)} busy: p95 {p95(seen):.3f}, {watched.rate:.0f} keys/s, cpu {watched.cpu}, {real} of {known} real")
     if real > 0.95 * known:
-        _say("the keys that exist ran out: the rest is not the same work")
+        say("the keys that exist ran out: the rest is not the same work")
     _forget(plant, busy)
     return seen, watched
 
@@ -156,7 +152,7 @@ def shared_budget() -> list[Line]:
         plant.latencies(plant.change_each_second(quiet, 3))
         alone, _ = _beside(plant, quiet, [])
         plant.pend(one, PENDING)
-        wait_for(lambda: plant.done([one]) > 200, seconds=60, why="the busy store does not begin")
+        until(lambda: plant.done([one]) > 200, seconds=60, why="the busy store does not begin")
         began = time.time()
         seen, watched = _beside(plant, quiet, [one])
         took = time.time() - began
@@ -185,16 +181,6 @@ def _arrivals(plant: Plant, sellers: Sequence[Seller], begin: float, end: float)
     return sorted(at for at in found if begin <= at <= end)
 
 
-def most_in_a_second(arrivals: Sequence[float]) -> int:
-    """The most arrivals in any window of one second, wherever it begins."""
-    most, oldest = 0, 0
-    for newest, at in enumerate(arrivals):
-        while arrivals[oldest] <= at - 1.0:
-            oldest += 1
-        most = max(most, newest - oldest + 1)
-    return most
-
-
 def hanging_marketplace() -> list[Line]:
     """The busy store's marketplace answers nothing for a minute; every call runs into its deadline."""
     with running_plant() as plant:
@@ -204,7 +190,7 @@ def hanging_marketplace() -> list[Line]:
         plant.latencies(plant.change_each_second(quiet, 3))
         alone, _ = _beside(plant, quiet, [])
         plant.pend(one, PENDING)
-        wait_for(lambda: plant.done([one]) > 200, seconds=60, why="the busy store does not begin")
+        until(lambda: plant.done([one]) > 200, seconds=60, why="the busy store does not begin")
         with Watched(plant, [one]) as before:
             time.sleep(5 if SMALL else 15)
         plant.marketplace.outage(one.slug, "hang", 3600)
@@ -219,11 +205,11 @@ def hanging_marketplace() -> list[Line]:
         )
         dead = plant.value("select count(*) from states where store = %s and status = 'dead'", one.store.id)
         done = plant.done([one])
-        wait_for(lambda: plant.done([one]) > done + 300, seconds=300, why="it does not catch up")
+        until(lambda: plant.done([one]) > done + 300, seconds=300, why="it does not catch up")
         again = time.monotonic() - back
         with Watched(plant, [one]) as after:
             time.sleep(5 if SMALL else 15)
-    _say(f"hang: {reached} calls in {back - began:.0f} s, attempts {burnt}, dead {dead}, again after {again:.0f} s,"
+    say(f"hang: {reached} calls in {back - began:.0f} s, attempts {burnt}, dead {dead}, again after {again:.0f} s,"
          f" {before.rate:.0f} → {after.rate:.0f} keys/s")  # fmt: skip
     return [
         _line(
@@ -253,7 +239,7 @@ def live_beside_a_load() -> list[Line]:
         alone = _live(plant, seller)
         plant.vtex.grow(seller.account, LOADED, first_id=500_000, channels=[1], price=[9990, 9990], stock=[1, 1])
         run = loads.start(plant.pool, seller.store.id, who="bench")
-        wait_for(lambda: loads.progress(plant.pool, run).sent > 100, seconds=120, why="the load does not begin")
+        until(lambda: loads.progress(plant.pool, run).sent > 100, seconds=120, why="the load does not begin")
         with Watched(plant, [seller], contexts=("catalog", "price", "stock")) as watched:
             seen = _live(plant, seller)
         progress = loads.progress(plant.pool, run)

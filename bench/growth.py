@@ -14,10 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from bench.driver import closed_loop
-from bench.measure import Line, Spread
+from bench.measure import Line, Spread, resident_bytes
+from bench.posting import closed_loop, post
 from hub import loads
 from hub.db import migrate
 from hub.runtime.embedded import Postgres, Valkey, scratch
@@ -83,15 +82,15 @@ def _passed(cell: Cell, valkey: Valkey, shop: Shop, skus: Sequence[str], wanted:
     """Post until so many were answered 200; a sample for each hundredth, or slice where that is longer."""
     chance = random.Random(5)
     port = int(cell.intake_url.rpartition(":")[2])
-    bodies = _bodies(shop, skus, chance)
+    notification = _notifications(shop, skus, chance)
     samples = [_sample(cell, valkey, 0)]
     began, taken = time.monotonic(), 0
     seconds = SLICE if wanted >= 100_000 else 0.5
     while taken < wanted:
         changes = [{"id": int(chance.choice(skus)), "stock": chance.randint(0, 900)} for _ in range(CHANGED)]
         cell.vtex.change_many(shop.account, changes)
-        seen = closed_loop("127.0.0.1", port, f"/{shop.token}", bodies, connections=8, seconds=seconds)
-        taken += seen.statuses.get(200, 0)
+        seen = closed_loop(port, notification, connections=8, seconds=seconds)
+        taken += seen.statuses[200]
         if set(seen.statuses) - {200}:
             print(f"not answered 200: {seen.statuses}")
         samples.append(_sample(cell, valkey, taken))
@@ -99,17 +98,17 @@ def _passed(cell: Cell, valkey: Valkey, shop: Shop, skus: Sequence[str], wanted:
     return samples
 
 
-def _bodies(shop: Shop, skus: Sequence[str], chance: random.Random) -> Callable[[], bytes]:
+def _notifications(shop: Shop, skus: Sequence[str], chance: random.Random) -> Callable[[], bytes]:
     flags = itertools.cycle(("StockModified", "PriceModified", "StockModified", "HasStockKeepingUnitModified"))
 
-    def body() -> bytes:
-        flag = next(flags)
-        return (
+    def one() -> bytes:
+        body = (
             f'{{"IdSku":"{chance.choice(skus)}","An":"{shop.account}","IdAffiliate":"{shop.affiliate}",'
-            f'"DateModified":"2026-08-20T15:11:28.1978783Z","IsActive":true,"{flag}":true}}'
-        ).encode()
+            f'"DateModified":"2026-08-20T15:11:28.1978783Z","IsActive":true,"{next(flags)}":true}}'
+        )
+        return post(f"/{shop.token}", body.encode())
 
-    return body
+    return one
 
 
 def _sample(cell: Cell, valkey: Valkey, taken: int) -> Sample:
@@ -126,12 +125,7 @@ def _sample(cell: Cell, valkey: Valkey, taken: int) -> Sample:
         """
     )
     tables = {row["name"]: (row["heap"], row["indexes"], row["rows"], row["dead"]) for row in found}
-    return Sample(taken, {name: _resident(pid) for name, pid in pids.items()}, tables)
-
-
-def _resident(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+    return Sample(taken, {name: resident_bytes(pid) for name, pid in pids.items()}, tables)
 
 
 def _told(samples: Sequence[Sample]) -> None:

@@ -13,9 +13,8 @@ import time
 from datetime import datetime
 
 from bench.measure import Line, Spread, percentile
-from bench.whole import UNLIMITED, Whole, running, spent
-from hub import loads
-from tests.cell import Shop, until
+from bench.whole import UNLIMITED, Whole, published, running, spent
+from tests.cell import Shop
 
 SKUS = int(os.environ.get("BENCH_SKUS", "500"))
 CHANGES = int(os.environ.get("BENCH_CHANGES", "1500"))
@@ -30,7 +29,7 @@ def lines() -> list[Line]:
     """One line per percentile."""
     with running() as whole:
         shop = whole.shop("sandbox-replace", settings={"marketplace_limit": {"rate": UNLIMITED, "burst": 100_000}})
-        skus = _published(whole, shop)
+        skus = published(whole, shop, SKUS)
         whole.vtex.fault("latency", "simulation", seconds=LATENCY)
         whole.marketplace.fault(kind="latency", seconds=LATENCY)
         rounds, cpu = [], {}
@@ -61,14 +60,6 @@ def lines() -> list[Line]:
             )
         )
     return found
-
-
-def _published(whole: Whole, shop: Shop) -> list[str]:
-    skus = shop.grow(SKUS, first_id=1)
-    run = loads.start(whole.pool, shop.store.id, who="bench")
-    until(lambda: loads.progress(whole.pool, run).state != "running", seconds=300, why="the load does not end")
-    shop.quiet(seconds=120)
-    return skus
 
 
 def _changes(whole: Whole, shop: Shop, skus: list[str], turn: int) -> list[float]:

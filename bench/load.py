@@ -18,12 +18,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from bench.measure import Line, Spread, percentile
-from bench.whole import UNLIMITED, Whole, books, running, spent
+from bench.measure import Line, Spread, most_in_a_second, percentile
+from bench.whole import UNLIMITED, Whole, assortment, books, load_ended, running, spent
 from hub import loads
 from tasks.app import make_app
 from tasks.wake import Waker
-from tests.cell import CATEGORIES, ROOT, Shop, until
+from tests.cell import CATEGORIES, ROOT, Shop
 
 SKUS = int(os.environ.get("BENCH_SKUS", "5000"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
@@ -72,7 +72,7 @@ def lines() -> list[Line]:
         ours, script = [], []
         for turn in range(ROUNDS):
             shop = _shop(whole)
-            skus = _assortment(whole, shop)
+            skus = assortment(shop, SKUS)
             for side in ("ours", "script") if turn % 2 == 0 else ("script", "ours"):
                 if side == "ours":
                     ours.append(_ours(whole, shop, skus))
@@ -80,7 +80,7 @@ def lines() -> list[Line]:
                     script.append(_script(whole, shop, skus))
             whole.close_shops()
         limited = {
-            burst: [_ours(whole, shop := _shop(whole, BUDGET, burst), _assortment(whole, shop)) for _ in range(LIMITED)]
+            burst: [_ours(whole, shop := _shop(whole, BUDGET, burst), assortment(shop, SKUS)) for _ in range(LIMITED)]
             for burst in BURSTS
         }
     found = [_line(ours, script)] if ours else []
@@ -129,24 +129,13 @@ def _shop(whole: Whole, rate: float = UNLIMITED, burst: int = 100_000) -> Shop:
     return whole.shop("sandbox-replace", settings={"marketplace_limit": {"rate": rate, "burst": burst}})
 
 
-def _assortment(whole: Whole, shop: Shop) -> list[str]:
-    """The SKUs of a new account; nothing is announced."""
-    whole.vtex.clear_journal()
-    skus: list[str] = []
-    while len(skus) < SKUS:
-        first = 1 + len(skus)
-        skus += shop.grow(min(1000, SKUS - len(skus)), first_id=first)
-    return skus
-
-
 def _ours(whole: Whole, shop: Shop, skus: list[str]) -> Loaded:
     whole.vtex.clear_journal()
     before, began = whole.cpu(), time.monotonic()
     run = loads.start(whole.pool, shop.store.id, who="bench")
     with closing(Waker(whole.settings, make_app(whole.settings))) as waker:
         waker.wake([(shop.slug, "load")])  # as `hub load` does
-    until(lambda: loads.progress(whole.pool, run).state != "running", seconds=900, why="the load does not end")
-    shop.quiet(seconds=300)
+    load_ended(whole, shop, run)
     seconds = time.monotonic() - began
     cpu = spent(before, whole.cpu())
     return _loaded(whole, shop, seller=shop.seller.name, seconds=seconds, cpu=cpu, skus=skus)
@@ -205,14 +194,5 @@ def _loaded(whole: Whole, shop: Shop, *, seller: str, seconds: float, cpu: dict[
         Counter(str(call["operation"]) for call in calls),
         [last[sku] - first[sku] for sku in first],
         [call["seconds"] for call in calls],
-        _busiest(sorted(call["begin"] for call in calls if call["operation"] == "offer_put")),
+        most_in_a_second(sorted(call["begin"] for call in calls if call["operation"] == "offer_put")),
     )
-
-
-def _busiest(moments: list[float]) -> int:
-    most = start = 0
-    for at, moment in enumerate(moments):
-        while moments[start] <= moment - 1.0:
-            start += 1
-        most = max(most, at - start + 1)
-    return most

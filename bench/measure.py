@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import statistics
-from collections.abc import Callable, Mapping
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,10 +138,31 @@ def cpu_seconds(*roots: int) -> float:
     return total
 
 
-def percentile(values: list[float], part: float) -> float:
+def resident_bytes(pid: int) -> int:
+    """Memory that a process holds now."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+def percentile(values: Sequence[float], part: float) -> float:
     """The value below which `part` (0 to 1) of them lie; nearest rank."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * part))]
+
+
+def most_in_a_second(moments: Sequence[float]) -> int:
+    """The most of these moments (seconds, in order) within any second, wherever it begins."""
+    most = oldest = 0
+    for newest, at in enumerate(moments):
+        while moments[oldest] <= at - 1.0:
+            oldest += 1
+        most = max(most, newest - oldest + 1)
+    return most
+
+
+def say(text: str) -> None:
+    """How far a long benchmark is, beside its table."""
+    print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _short(value: float | str) -> str:

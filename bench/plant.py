@@ -1,4 +1,4 @@
-"""A whole hub as an installation runs it, and simulators in processes of their own, for benchmarks that need both.
+"""The whole hub with many stores, for benchmarks of what one does to the others.
 
 Stores are stocked by SQL (bindings, listings) instead of by a load, and pending work is put down by the ledger's own
 enqueue. Every time comes from the simulators' books: when VTEX changed, when the marketplace showed it.
@@ -7,48 +7,25 @@ enqueue. Every time comes from the simulators' books: when VTEX changed, when th
 from __future__ import annotations
 
 import itertools
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-import requests
-import yaml
-from cryptography.fernet import Fernet
+import redis
 
 from bench.measure import cpu_seconds, percentile
-from hub.db import migrate, open_pool
-from hub.ledger import Ledger
+from bench.whole import WORKERS, Whole, laid_out, shipped_queues
 from hub.model import Ask, Urgency
-from hub.runtime.embedded import Postgres, Valkey, scratch
 from hub.settings import Settings
 from hub.simulators.control import VtexControl
-from hub.simulators.marketplace_control import MarketplaceControl
-from hub.stores import Registry, SecretBox, Store
+from hub.stores import Store
 
-ROOT = Path(__file__).resolve().parent.parent
 MARKETPLACE = "sandbox-sync"
 NO_LIMIT = {"rate": 5000.0, "burst": 5000}
-
-
-def wait_for(what: Any, *, seconds: float, why: str) -> Any:
-    """What `what` answers, once that is truthy; `TimeoutError` with `why` after `seconds`."""
-    ends = time.monotonic() + seconds
-    while True:
-        answer = what()
-        if answer:
-            return answer
-        if time.monotonic() > ends:
-            raise TimeoutError(f"{why}; last seen: {answer!r}")
-        time.sleep(0.02)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,108 +53,43 @@ class Changes:
     made: list[tuple[int, int, datetime]] = field(default_factory=list)
 
 
-class Plant:
-    """Servers, simulators and the hub's processes; stores are added with `open`."""
+@dataclass
+class Plant(Whole):
+    """A hub that can begin, end and begin otherwise; stores are added with `open`."""
 
-    def __init__(self, valkey: Valkey, postgres: Postgres, files: Path, vtex_url: str, market_url: str) -> None:
-        self.files, self.valkey, self.postgres = files, valkey, postgres
-        self.vtex, self.marketplace = VtexControl(vtex_url), MarketplaceControl(market_url)
-        self.port = _free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.env = {
-            "PATH": os.environ.get("PATH", ""),
-            "HOME": os.environ.get("HOME", "/tmp"),  # noqa: S108 – only passed on
-            "REDIS_URL": valkey.url,
-            "DATABASE_URL": postgres.url,
-            "HUB_KEY": Fernet.generate_key().decode(),
-            "HUB_PREFIX": "bench",
-            "HUB_PUBLIC_URL": self.url,
-            "HUB_API_URL": "http://127.0.0.1:9",
-            "HUB_QUEUES": str(files / "queues.yaml"),
-        }
-        self.children: dict[str, subprocess.Popen[bytes]] = {}
-        self.configure({})
-        self.box = SecretBox.from_env(self.env)
-        self.pool = open_pool(self.settings.database_url, self.settings.schema, name="bench", max_size=4)
-        self.registry = Registry(self.pool, self.box)
-        self.ledger = Ledger(self.pool, slot=999)
-        self._next_sku = 1
-        self._values = itertools.count(1001)
+    _next_sku: int = 1
+    _values: Iterator[int] = field(default_factory=lambda: itertools.count(1001))
 
     # -- processes
 
     def configure(self, changes: Mapping[str, Any]) -> None:
-        """The checkout's queues.yaml with `changes` merged in, for the processes started from now on."""
-        tree = yaml.safe_load((ROOT / "queues.yaml").read_text(encoding="utf-8"))
-        _merge(tree, changes)
-        (self.files / "queues.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+        """The shipped queues.yaml with `changes` merged in, for the processes started from now on."""
+        shipped_queues(self.directory / "queues.yaml", changes)
         self.settings = Settings.load(env=self.env)
 
-    def begin(self, *, lanes: Sequence[str] = ("first", "more"), pools: Sequence[str] = ("all",)) -> None:
+    def begin(self, *, workers: Sequence[str] = tuple(WORKERS)) -> None:
         """Start intake, sweep and workers and wait until they are ready."""
-        self._start("intake", "intake", "--port", str(self.port))
-        self._start("sweep", "sweep")
-        chosen = [word for pool in pools for word in ("--pool", pool)]
-        for lane in lanes:
-            self._start(lane, "worker", *chosen, "--lane", lane)
-        wait_for(self._answering, seconds=60, why="the intake is not ready")
-        alive = "select count(*) from workers where until > now() and name not like 'sweep%%'"
-        wait_for(lambda: self.value(alive) >= len(lanes), seconds=60, why="no workers")
+        self.start_intake()
+        self.start("sweep", "sweep")
+        for name in workers:
+            self.start_worker(name, WORKERS[name])
+        self.wait_ready(workers=len(workers))
 
     def end(self) -> None:
-        """Stop intake, sweep and workers; nothing of them is left in Redis or the tables of processes."""
-        for child in self.children.values():
-            child.send_signal(signal.SIGTERM)
-        for child in self.children.values():
-            try:
-                child.wait(20)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-        self.children.clear()
+        """Stop intake, sweep and workers; nothing of them is left in Redis or the table of processes."""
+        self.stop_all(seconds=20)
         self.do("update workers set until = now()")
-        with self.valkey_client() as client:
+        with redis.Redis.from_url(self.settings.redis_url) as client:
             client.flushall()
 
-    def valkey_client(self) -> Any:
-        """A client of the broker and the limits."""
-        import redis
-
-        return redis.Redis.from_url(self.valkey.url)
-
-    def busy(self, names: Sequence[str]) -> dict[str, float]:
-        """CPU seconds of these processes so far."""
-        return {name: cpu_seconds(self.children[name].pid) for name in names if name in self.children}
-
-    def _start(self, name: str, *command: str) -> None:
-        with (self.files / f"{name}.log").open("ab") as log:
-            self.children[name] = subprocess.Popen(
-                [sys.executable, "-m", "hub.cli", *command],
-                env=self.env,
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-            )
-
-    def _answering(self) -> bool:
-        try:
-            return requests.get(f"{self.url}/readyz", timeout=2).status_code == 200
-        except requests.RequestException:
-            return False
-
-    # -- database
-
-    def do(self, query: str, *values: Any) -> int:
-        """One statement; how many rows it touched."""
-        with self.pool.connection() as db:
-            return db.execute(query, values).rowcount
+    def busy(self) -> dict[str, float]:
+        """CPU seconds of each worker so far."""
+        return {name: cpu_seconds(self.processes[name].pid) for name in WORKERS if name in self.processes}
 
     def value(self, query: str, *values: Any) -> Any:
-        """The first column of the first row."""
-        with self.pool.connection() as db:
-            row = db.execute(query, values).fetchone()
-        return row[0] if row else None
+        """The first column of the first row; `None` when there is no row."""
+        row = self.one(query, *values)
+        return next(iter(row.values())) if row else None
 
     # -- stores
 
@@ -210,7 +122,7 @@ class Plant:
             settings={
                 "vtex_url": f"{self.vtex.base_url}/{{account}}",
                 "marketplace_url": seller.url,
-                "hub_url": self.url,
+                "hub_url": self.intake_url,
                 "poll_orders_seconds": 86_400.0,
                 "vtex_limit": NO_LIMIT,
                 "marketplace_limit": NO_LIMIT,
@@ -221,7 +133,7 @@ class Plant:
                 "marketplace": {"token": seller.token, **named},
             },
         )
-        self.vtex.put_affiliate(account, "MKP", sales_channel=1, endpoint=f"{self.url}/{token}")
+        self.vtex.put_affiliate(account, "MKP", sales_channel=1, endpoint=f"{self.intake_url}/{token}")
         self.do(
             "insert into mappings (store, category, remote, version) values (%s, '1', 'MC-130', 1)", store.id
         )  # category 1 of the simulated account
@@ -298,7 +210,6 @@ class Watched:
 
     plant: Plant
     busy: Sequence[Seller]
-    names: Sequence[str] = ("first", "more")
     contexts: Sequence[str] = ("stock",)
     rate: float = 0.0
     cpu: dict[str, float] = field(default_factory=dict)
@@ -308,14 +219,14 @@ class Watched:
 
     def __enter__(self) -> Watched:
         self._done = self.plant.done(self.busy, self.contexts)
-        self._cpu = self.plant.busy(self.names)
+        self._cpu = self.plant.busy()
         self._began = time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
         took = time.monotonic() - self._began
         self.rate = (self.plant.done(self.busy, self.contexts) - self._done) / took
-        now = self.plant.busy(self.names)
+        now = self.plant.busy()
         self.cpu = {name: (now[name] - before) / took for name, before in self._cpu.items() if name in now}
 
     @property
@@ -326,7 +237,7 @@ class Watched:
 
 def p95(values: Sequence[float]) -> float:
     """The 95th percentile, in seconds."""
-    return percentile(list(values), 0.95)
+    return percentile(values, 0.95)
 
 
 def together(*tasks: Any) -> list[Any]:
@@ -353,53 +264,8 @@ def together(*tasks: Any) -> list[Any]:
 @contextmanager
 def running_plant(*, latency: float = 0.2) -> Iterator[Plant]:
     """Servers and simulators (each answer `latency` seconds late); the hub's processes are begun by the caller."""
-    with ExitStack() as stack:
-        files = stack.enter_context(scratch("hub-bench-"))
-        valkey = stack.enter_context(Valkey(files / "valkey"))
-        postgres = stack.enter_context(Postgres(files / "postgres"))
-        migrate(postgres.url)
-        vtex = stack.enter_context(_simulator("hub.simulators.vtex", files))
-        market = stack.enter_context(_simulator("hub.simulators.marketplace", files))
-        plant = Plant(valkey, postgres, files, vtex, market)
+    with laid_out(Plant) as plant:
         if latency:
             plant.vtex.fault("latency", seconds=latency)
             plant.marketplace.fault("latency", seconds=latency)
-        try:
-            yield plant
-        finally:
-            plant.end()
-            plant.pool.close()
-
-
-@contextmanager
-def _simulator(module: str, files: Path) -> Iterator[str]:
-    with (files / f"{module}.log").open("ab") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-m", module, "--port", "0"], stdout=subprocess.PIPE, stderr=log, cwd=ROOT
-        )
-    try:
-        assert child.stdout is not None  # noqa: S101 – it was asked for
-        line = child.stdout.readline().decode()
-        url = line.partition("ready at ")[2].strip()
-        if not url:
-            raise RuntimeError(f"{module} did not start: {line!r}")
-        yield url
-    finally:
-        child.terminate()
-        child.wait(15)
-
-
-def _merge(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    for name, value in changes.items():
-        if isinstance(value, Mapping):
-            _merge(tree.setdefault(name, {}), value)
-        else:
-            tree[name] = value
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        yield plant

@@ -1,6 +1,6 @@
 """Posting notifications as fast as one core can, closed and open loop: so light that the server is what is measured.
 
-Bodies have a fixed size and ever new SKU ids. Latencies are milliseconds, in the open loop from the moment a request
+Latencies are milliseconds, in the open loop from the moment a request
 was due, whether or not a connection was free to send it.
 """
 
@@ -34,8 +34,16 @@ class Posted:
         return len(self.latencies) / self.seconds
 
 
+def post(path: str, body: bytes) -> bytes:
+    """One whole request."""
+    return (
+        b"POST %s HTTP/1.1\r\nHost: hub.example\r\nUser-Agent: vtex\r\nAccept: */*\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), len(body), body)
+    )
+
+
 def requests(paths: list[str], account: str, affiliate: str, start: int) -> Callable[[], bytes]:
-    """Whole requests, one new SKU each from `start` on, the paths in turn."""
+    """Whole requests of one size, one new SKU each from `start` on, the paths in turn."""
     body = json.dumps(
         {
             "IdSku": "0123456789",
@@ -49,18 +57,14 @@ def requests(paths: list[str], account: str, affiliate: str, start: int) -> Call
             "HasStockKeepingUnitRemovedFromAffiliate": False,
         }
     ).encode()
-    before, after = body.split(b"0123456789")
-    heads = [
-        b"POST %s HTTP/1.1\r\nHost: hub.example\r\nUser-Agent: vtex\r\nAccept: */*\r\n"
-        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), len(body), before)
-        for path in paths
-    ]
+    halves = [post(path, body).split(b"0123456789") for path in paths]
     number = start - 1
 
     def one() -> bytes:
         nonlocal number
         number += 1
-        return b"%s%010d%s" % (heads[number % len(heads)], number, after)
+        before, after = halves[number % len(halves)]
+        return b"%s%010d%s" % (before, number, after)
 
     return one
 

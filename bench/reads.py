@@ -26,7 +26,7 @@ from psycopg import sql
 
 from bench.measure import Line, Spread, percentile
 from hub import reports
-from hub.conservation import Interval
+from hub.conservation import Balance
 from hub.db import conninfo, migrate, open_pool
 from hub.explain import Pool, explain
 from hub.interactions import Question, read_day
@@ -269,7 +269,7 @@ def _line(asking: Asking, name: str, cold: list[float], size: str) -> Line:
 
 
 def _recounted(asking: Asking) -> Line:
-    laws: list[Interval] = []
+    laws: list[Balance] = []
 
     def count() -> None:
         laws[:] = asking.ledger.check(recount=True)

@@ -17,10 +17,12 @@ from typing import Any
 
 import requests
 
-from bench.measure import Line, Spread
-from bench.plant import MARKETPLACE, NO_LIMIT, Plant, running_plant, wait_for
+from bench.measure import Line, Spread, resident_bytes, say
+from bench.plant import MARKETPLACE, NO_LIMIT, Plant, running_plant
+from bench.whole import WORKERS
 from hub.model import Ask, Urgency
 from hub.stores import token_digest
+from tests.cell import until
 
 SMALL = os.environ.get("BENCH_SMALL") == "1"
 COUNTS = [int(one) for one in os.environ.get("BENCH_STORES", "10 100 1000" if SMALL else "10 100 1000 10000").split()]
@@ -47,10 +49,6 @@ def lines() -> list[Line]:
     return found
 
 
-def _say(text: str) -> None:
-    print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
 def curve(layout: str, counts: Sequence[int]) -> list[Line]:
     """Keys per second, the CPU of a key and of nothing to do, for each number of stores."""
     seen: dict[int, dict[str, float]] = {}
@@ -58,7 +56,7 @@ def curve(layout: str, counts: Sequence[int]) -> list[Line]:
         with running_plant() as plant:
             plant.configure({"layout": layout})
             seen[count] = _measured(plant, count)
-        _say(f"{layout} {count}: {seen[count]}")
+        say(f"{layout} {count}: {seen[count]}")
     least = seen[min(counts)]
     must = "idle ≤ 2 % CPU" + (", ≥ 1.0 × with the fewest stores" if layout == "pooled" else "")
     return [
@@ -82,7 +80,6 @@ def curve(layout: str, counts: Sequence[int]) -> list[Line]:
 
 
 def _measured(plant: Plant, count: int) -> dict[str, float]:
-    names = ("first", "more")
     _register(plant, count)
     plant.begin()
     _pend(plant, KEYS, count)
@@ -90,32 +87,27 @@ def _measured(plant: Plant, count: int) -> dict[str, float]:
     ends = time.monotonic() + 600
     while (done := _done(plant)) < 0.1 * KEYS and time.monotonic() < ends:
         time.sleep(0.05)
-    began, before, cpu = time.monotonic(), done, sum(plant.busy(names).values())
+    began, before, cpu = time.monotonic(), done, sum(plant.busy().values())
     while (done := _done(plant)) < 0.9 * KEYS and time.monotonic() < ends:
         time.sleep(0.05)
-    took, used = time.monotonic() - began, sum(plant.busy(names).values()) - cpu
-    wait_for(lambda: _done(plant) >= KEYS, seconds=300, why="the work is not done")
+    took, used = time.monotonic() - began, sum(plant.busy().values()) - cpu
+    until(lambda: _done(plant) >= KEYS, seconds=300, why="the work is not done")
     time.sleep(3)  # what follows the last settle has ended
-    before_idle, idle_began = plant.busy(names), time.monotonic()
+    before_idle, idle_began = plant.busy(), time.monotonic()
     time.sleep(IDLE_SECONDS)
     lasted = time.monotonic() - idle_began
-    idle = [(plant.busy(names)[name] - was) / lasted for name, was in before_idle.items()]
+    idle = [(plant.busy()[name] - was) / lasted for name, was in before_idle.items()]
     return {
         "rate": (done - before) / took,
-        "busy": used / took / len(names),
+        "busy": used / took / len(WORKERS),
         "cost": 1000 * used / max(1, done - before),
         "idle": max(idle),
-        "memory": max(_resident(plant, name) for name in names),
+        "memory": max(resident_bytes(plant.processes[name].pid) for name in WORKERS) / 2**20,
     }
 
 
 def _done(plant: Plant) -> int:
     return int(plant.value("select coalesce(sum(finished), 0) from counters where context = 'stock'"))
-
-
-def _resident(plant: Plant, name: str) -> float:
-    with open(f"/proc/{plant.children[name].pid}/status", encoding="ascii") as status:  # noqa: PTH123 – procfs
-        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
 
 
 def _affiliates(count: int) -> list[str]:
@@ -134,7 +126,7 @@ def _settings(plant: Plant, marketplace_url: str) -> dict[str, Any]:
     return {
         "vtex_url": f"{plant.vtex.base_url}/{{account}}",
         "marketplace_url": marketplace_url,
-        "hub_url": plant.url,
+        "hub_url": plant.intake_url,
         "poll_orders_seconds": 86_400.0,
         "vtex_limit": NO_LIMIT,
         "marketplace_limit": NO_LIMIT,
@@ -226,9 +218,9 @@ def added_at_run_time() -> list[Line]:
                 settings=settings,
                 credentials=credentials,
             )
-        told = plant.files / "settings.json"
+        told = plant.directory / "settings.json"
         told.write_text(json.dumps(settings), encoding="utf-8")
-        secrets = plant.files / "credentials.json"
+        secrets = plant.directory / "credentials.json"
         secrets.write_text(
             json.dumps(
                 {
@@ -275,12 +267,12 @@ def _added(plant: Plant, slug: str, affiliate: str, settings: str, credentials: 
         "HasStockKeepingUnitModified": False,
         "HasStockKeepingUnitRemovedFromAffiliate": False,
     }
-    wait_for(
+    until(
         lambda: requests.post(url, json=body, timeout=5).status_code == 200, seconds=20, why="the intake knows it not"
     )
     answered = (
         "select count(*) from states s join stores t on t.id = s.store"
         " where t.slug = %s and s.context = 'stock' and s.answered_at is not null"
     )
-    wait_for(lambda: plant.value(answered, slug), seconds=60, why="the first notification is not processed")
+    until(lambda: plant.value(answered, slug), seconds=60, why="the first notification is not processed")
     return time.monotonic() - returned

@@ -1,13 +1,12 @@
 """The whole hub for a benchmark: every process apart, the simulators too, and what each of them costs.
 
 `running` gives a `tests.cell.Cell`; only its simulators are processes of their own, so that what stands for VTEX and
-the marketplace shares no interpreter with whoever measures.
+the marketplace shares no interpreter with whoever measures. `laid_out` is the same before anything of the hub runs.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,42 +14,25 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from cryptography.fernet import Fernet
 
+from bench.measure import cpu_seconds
+from hub import loads
 from hub.db import migrate
 from hub.runtime.embedded import Postgres, Valkey, scratch
 from hub.settings import Settings
 from hub.simulators.control import VtexControl
 from hub.simulators.marketplace_control import MarketplaceControl
 from hub.stores import SecretBox
-from tests.cell import ROOT, Cell, free_port, until
+from tests.cell import ROOT, Cell, Shop, free_port, until
 
-TICKS = os.sysconf("SC_CLK_TCK")
 UNLIMITED = 100_000.0
 """Calls a second: a budget that nothing here can use up."""
-
-
-@contextmanager
-def _simulator(module: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    child = subprocess.Popen(
-        [sys.executable, "-m", f"hub.simulators.{module}", "--port", "0", "--seed", "7"],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    try:
-        line = child.stdout.readline() if child.stdout else ""
-        yield child, line.rpartition(" at ")[2].strip()
-    finally:
-        child.send_signal(signal.SIGINT)
-        try:
-            child.wait(5)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+WORKERS = {"worker first": "first", "worker more": "more"}
+"""Process → lane."""
 
 
 @dataclass
@@ -62,7 +44,16 @@ class Whole(Cell):
     def cpu(self) -> dict[str, float]:
         """CPU seconds by process so far; PostgreSQL with all its children."""
         pids = dict(self.others) | {name: child.pid for name, child in self.processes.items()}
-        return {name: sum(_ticks(one) for one in _family(pid)) for name, pid in pids.items()}
+        return {name: cpu_seconds(pid) for name, pid in pids.items()}
+
+    def start_workers(self) -> None:
+        """Both workers, ready; the intake is running."""
+        for name, lane in WORKERS.items():
+            self.start_worker(name, lane)
+        self.wait_ready(workers=len(WORKERS))
+
+
+Kind = TypeVar("Kind", bound=Whole)
 
 
 def spent(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
@@ -70,44 +61,33 @@ def spent(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, 
     return {name: round(after[name] - before.get(name, 0.0), 2) for name in after}
 
 
-def _ticks(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14])) / TICKS
-
-
-def _family(pid: int) -> Iterator[int]:
-    yield pid
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    except OSError:
-        return
-    for child in children:
-        yield from _family(int(child))
-
-
-def shipped_queues(path: Path, **changes: Mapping[str, Any]) -> Path:
-    """The shipped queues.yaml, only VTEX's budget out of the way (and what `changes` names)."""
+def shipped_queues(path: Path, changes: Mapping[str, Any]) -> Path:
+    """The shipped queues.yaml, only VTEX's budget out of the way (and what `changes` names, at any depth)."""
     tree = yaml.safe_load((ROOT / "queues.yaml").read_text(encoding="utf-8"))
     tree["vtex"] |= {"rate": UNLIMITED, "burst": 100_000}
-    for name, change in changes.items():
-        tree[name] |= change
+    _merge(tree, changes)
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     return path
 
 
+def _merge(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for name, value in changes.items():
+        if isinstance(value, Mapping):
+            _merge(tree.setdefault(name, {}), value)
+        else:
+            tree[name] = value
+
+
 @contextmanager
-def running(*, workers: bool = True, **changes: Mapping[str, Any]) -> Iterator[Whole]:
-    """Servers, simulators, intake, sweep, and with `workers` both workers: everything a process of its own."""
+def laid_out(kind: type[Kind]) -> Iterator[Kind]:
+    """Servers, simulators and settings, everything a process of its own; what is started of the hub ends with it."""
     with ExitStack() as stack:
         files = stack.enter_context(scratch("hub-bench-"))
         valkey = stack.enter_context(Valkey(files / "valkey"))
         postgres = stack.enter_context(Postgres(files / "postgres"))
         migrate(postgres.url)
-        vtex, vtex_url = stack.enter_context(_simulator("vtex"))
-        market, market_url = stack.enter_context(_simulator("marketplace"))
+        vtex, vtex_url = stack.enter_context(_simulator("vtex", files))
+        market, market_url = stack.enter_context(_simulator("marketplace", files))
         env = {
             "PATH": os.environ.get("PATH", ""),
             "HOME": os.environ.get("HOME", str(files)),
@@ -116,11 +96,12 @@ def running(*, workers: bool = True, **changes: Mapping[str, Any]) -> Iterator[W
             "DATABASE_URL": postgres.url,
             "HUB_KEY": Fernet.generate_key().decode(),
             "HUB_PREFIX": "bench",
-            "HUB_QUEUES": str(shipped_queues(files / "queues.yaml", **changes)),
+            "HUB_QUEUES": str(shipped_queues(files / "queues.yaml", {})),
+            "HUB_SPOOL": str(files / "spool"),
         }
         env["HUB_PUBLIC_URL"] = f"http://127.0.0.1:{free_port()}"
         env["HUB_API_URL"] = f"http://127.0.0.1:{free_port()}"  # where nobody listens
-        whole = Whole(
+        whole = kind(
             Settings.load(env=env),
             env,
             SecretBox.from_env(env),
@@ -136,26 +117,66 @@ def running(*, workers: bool = True, **changes: Mapping[str, Any]) -> Iterator[W
             },
         )
         try:
-            whole.start_intake()
-            whole.start("sweep", "sweep")
-            if workers:
-                start_workers(whole)
             yield whole
         finally:
-            for name in list(whole.processes):
-                whole.stop(name)
+            whole.stop_all(seconds=20)
             whole.pool.close()
 
 
-def start_workers(whole: Whole) -> None:
-    """Both workers, ready."""
-    whole.start_worker("worker first", "first")
-    whole.start_worker("worker more", "more")
-    until(
-        lambda: whole.all("select 1 from workers where until > now() and name not like 'sweep%%' having count(*) > 1"),
-        seconds=60,
-        why="no workers",
-    )
+@contextmanager
+def running() -> Iterator[Whole]:
+    """All of it: intake, sweep and both workers at work."""
+    with laid_out(Whole) as whole:
+        whole.start_intake()
+        whole.start("sweep", "sweep")
+        whole.start_workers()
+        yield whole
+
+
+@contextmanager
+def _simulator(name: str, files: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    with (files / f"{name}.log").open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", f"hub.simulators.{name}", "--port", "0", "--seed", "7"],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=ROOT,
+        )
+    try:
+        line = child.stdout.readline() if child.stdout else ""
+        url = line.partition("ready at ")[2].strip()
+        if not url:
+            raise RuntimeError(f"the simulator of {name} did not start: {line!r}")
+        yield child, url
+    finally:
+        child.terminate()
+        try:
+            child.wait(15)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def assortment(shop: Shop, count: int) -> list[str]:
+    """So many SKUs of a new account, from id 1 on; nothing is announced."""
+    skus: list[str] = []
+    while len(skus) < count:
+        skus += shop.grow(min(1000, count - len(skus)), first_id=1 + len(skus))
+    return skus
+
+
+def load_ended(whole: Whole, shop: Shop, run: int) -> None:
+    """Wait until a load of a store has ended, and all that it made necessary."""
+    until(lambda: loads.progress(whole.pool, run).state != "running", seconds=900, why="the load does not end")
+    shop.quiet(seconds=300)
+
+
+def published(whole: Whole, shop: Shop, count: int) -> list[str]:
+    """So many SKUs, which the marketplace shows."""
+    skus = assortment(shop, count)
+    load_ended(whole, shop, loads.start(whole.pool, shop.store.id, who="bench"))
+    return skus
 
 
 def books(whole: Whole, account: str, seller: str) -> list[dict[str, Any]]:

@@ -124,16 +124,12 @@ class Wrote:
 
 @dataclass(frozen=True, slots=True)
 class ListingCall:
-    """One call about a SKU's listing. `status` 0: the caller got no answer, whatever was done.
-
-    `reference` is our own id of the write where the wire carries one (feeds). `sku` is empty for calls about many.
-    """
+    """One call about a SKU's listing. `status` 0: the caller got no answer, whatever was done."""
 
     at: float  # when the request came in
-    operation: str  # listing_create, listing_put, price_put, stock_put, listing_find, listing_read, feed_submit, …
+    operation: Literal["listing_create", "listing_find", "listing_read"]
     sku: str
     status: int
-    reference: str = ""
     fault: str = ""
 
 

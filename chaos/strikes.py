@@ -1,7 +1,7 @@
 """Does the harm of a plan, each strike at its time, and makes everything whole again afterwards.
 
 The promise: what a strike began it ends itself, or `heal` does; each return of a dependency is timed until work flows
-again (`Recoveries`).
+again (`Strikes._time_recovery` says what that means).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from chaos import plan as plans
@@ -19,7 +20,7 @@ from chaos.evidence import Recovery
 from chaos.plan import Fault, Strike
 from chaos.proxy import Mode
 from chaos.traffic import CATEGORIES, LEAVES
-from chaos.world import RunFailed, Shop, World, close_desk, patiently
+from chaos.world import RunFailed, Shop, World, close_desk, marketplace_secrets, patiently
 from hub import mappings
 from hub.simulators.control import ControlRefusedError
 from hub.simulators.marketplace_control import ControlRefused
@@ -72,7 +73,6 @@ class Strikes:
     say: Callable[[str], None]
     recoveries: list[Recovery] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
-    done: list[Strike] = field(default_factory=list)
     _under_way: set[asyncio.Task[None]] = field(default_factory=set)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _turns: int = 0
@@ -99,7 +99,6 @@ class Strikes:
                 await self._in_turn(strike)
             else:
                 await asyncio.to_thread(self._peer, strike)
-            self.done.append(strike)
         except (RunFailed, ControlRefusedError, ControlRefused, OSError) as error:
             self.missed.append(f"{strike.sentence()}: {type(error).__name__}: {error}")
 
@@ -265,7 +264,7 @@ class Strikes:
         row = mappings.CategoryMapping(str(category), LEAVES[self._turns % len(LEAVES)], "")
         desk = self.world.desk("chaos mapping")
         try:
-            patiently(lambda: _ignore(mappings.save(desk.pool, shop.store.id, [row], who="chaos", why=strike.fault)))
+            patiently(lambda: mappings.save(desk.pool, shop.store.id, [row], who="chaos", why=strike.fault))
         finally:
             close_desk(desk)
 
@@ -281,11 +280,7 @@ class Strikes:
             for mate in mates:
                 mate.app_token = fresh
                 values = {"app_key": mate.app_key, "app_token": fresh}
-                patiently(
-                    lambda mate=mate, values=values: _ignore(  # type: ignore[misc]  # bound now, called now
-                        desk.registry.save_credentials(mate.store.id, "vtex", values, who="chaos")
-                    )
-                )
+                patiently(partial(desk.registry.save_credentials, mate.store.id, "vtex", values, who="chaos"))
         finally:
             vtex.close()
             close_desk(desk)
@@ -297,12 +292,8 @@ class Strikes:
             with self.world.marketplace() as marketplace:
                 shop.seller = marketplace.consent(shop.slug)
             time.sleep(strike.seconds)
-            values = {"token": shop.seller.token}
-            if shop.webhook_secret:
-                values["webhook_secret"] = shop.webhook_secret
-            patiently(
-                lambda: _ignore(desk.registry.save_credentials(shop.store.id, "marketplace", values, who="chaos"))
-            )
+            values = marketplace_secrets(shop.seller, shop.webhook_secret)
+            patiently(partial(desk.registry.save_credentials, shop.store.id, "marketplace", values, who="chaos"))
         finally:
             close_desk(desk)
 
@@ -325,7 +316,3 @@ class Strikes:
             vtex.notifier_habits(account, **WHOLE_NEWS)
             vtex.order_habits(account, **WHOLE_ORDERS)
         vtex.close()
-
-
-def _ignore(answer: object) -> None:
-    """Takes an answer that nobody needs."""

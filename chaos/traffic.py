@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from chaos.plan import WARM_UP_SECONDS
-from chaos.world import PROFILES, RunFailed, Shop, World, close_desk, credentials_of, until
+from chaos.world import PROFILES, RunFailed, Shop, World, close_desk, marketplace_secrets, until
 from hub import loads, mappings
 from hub.marketplaces import adapter
 from hub.simulators.marketplace_control import Basket, ControlRefused
@@ -82,7 +82,6 @@ def register(world: World) -> None:
             )  # fmt: skip
             webhook = adapter(name).manifest.webhook
             secret = f"hook-of-{slug}" if webhook is not None and webhook.scheme != "none" else None
-            shop_credentials: dict[str, str] = {"token": seller.token, **({"webhook_secret": secret} if secret else {})}
             store, url_token = desk.registry.add(
                 slug=slug, account=account, affiliate=affiliate, sales_channel=1, marketplace=name, who="chaos",
                 settings={
@@ -96,7 +95,10 @@ def register(world: World) -> None:
                     "marketplace_limit": {"rate": 500.0, "burst": 500},
                     **({"webhook": asdict(webhook)} if webhook is not None else {}),
                 },
-                credentials={"vtex": {"app_key": key, "app_token": token}, "marketplace": shop_credentials},
+                credentials={
+                    "vtex": {"app_key": key, "app_token": token},
+                    "marketplace": marketplace_secrets(seller, secret),
+                },
             )  # fmt: skip
             base = f"{world.settings.public_url}/{url_token}"
             vtex.put_affiliate(account, affiliate, sales_channel=1, endpoint=base)
@@ -104,9 +106,7 @@ def register(world: World) -> None:
                 marketplace.turn(slug, webhook_url=f"{base}/events", webhook_secret=secret)
             mapped = [mappings.CategoryMapping(category, remote, "") for category, remote in MAPPED.items()]
             mappings.save(desk.pool, store.id, mapped, who="chaos")
-            shop = Shop(number, store, account, affiliate, seller, profile, key, token, secret)
-            assert credentials_of(shop) == shop_credentials  # noqa: S101 – two ways to say the same
-            world.shops.append(shop)
+            world.shops.append(Shop(number, store, account, affiliate, seller, key, token, secret))
     finally:
         close_desk(desk)
         vtex.close()

@@ -12,10 +12,9 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,12 +27,12 @@ import yaml
 from cryptography.fernet import Fernet
 
 from chaos import proxy
-from chaos.plan import Plan, Sizes, worker_names
+from chaos.plan import Plan, Sizes, process_names, worker_names
 from chaos.rabbit import RabbitMQ
 from hub.db import migrate, open_pool, translated
 from hub.errors import HubError
 from hub.links import Links
-from hub.runtime.embedded import Postgres, Valkey
+from hub.runtime.embedded import Postgres, Valkey, free_ports
 from hub.runtime.supervisor import Process, Stage, Supervisor
 from hub.settings import QUEUES_FILE, Settings
 from hub.simulators.control import VtexControl
@@ -68,14 +67,13 @@ class RunFailed(HubError):  # noqa: N818 – named by what happens next, see hub
 
 @dataclass(slots=True)
 class Shop:
-    """One store as the driver knows it. `secrets`: what VTEX lets in now."""
+    """One store as the driver knows it. `app_token`: what VTEX lets in now."""
 
     number: int
     store: Store
     account: str
     affiliate: str
     seller: SellerAccount
-    profile: str
     app_key: str
     app_token: str
     webhook_secret: str | None
@@ -279,16 +277,6 @@ class World:
                     raise RunFailed(f"PostgreSQL does not come back: {type(away).__name__}") from None
                 time.sleep(0.1)
 
-    def hub(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run the command line as an operator would, past the doors that may be cut."""
-        env = self.env | {"REDIS_URL": self.settings.redis_url, "DATABASE_URL": self.settings.database_url}
-        env |= {"HUB_BROKER_URL": self.settings.broker_url}
-        env["NO_COLOR"] = "1"
-        return subprocess.run(
-            [sys.executable, "-m", "hub.cli", *command], env=env, cwd=ROOT, capture_output=True, text=True,
-            timeout=120, check=False,
-        )  # fmt: skip
-
     # -- harm, by the id of exactly our children
 
     def send(self, name: str, sent: signal.Signals) -> bool:
@@ -311,19 +299,8 @@ class World:
 
     def starts(self) -> dict[str, int]:
         """Process → how often the supervisor started it."""
-        known = [
-            "valkey",
-            "postgres",
-            "vtex",
-            "marketplace",
-            "proxy",
-            "api",
-            "intake-1",
-            "intake-2",
-            "sweep-1",
-            "sweep-2",
-        ]
-        return {name: self.supervisor.starts(name) for name in (*known, *worker_names(self.sizes))}
+        others = ("valkey", "postgres", "vtex", "marketplace", "proxy", "api")
+        return {name: self.supervisor.starts(name) for name in (*others, *process_names(self.sizes))}
 
     def spooled(self) -> int:
         """Bytes that an intake has put aside on its own disk and not brought to PostgreSQL yet."""
@@ -355,7 +332,7 @@ def until(what: Callable[[], object], *, seconds: float, why: str, every: float 
     return time.monotonic() - began
 
 
-def patiently(what: Callable[[], None], *, seconds: float = 60.0) -> None:
+def patiently(what: Callable[[], object], *, seconds: float = 60.0) -> None:
     """Do it, again while PostgreSQL is away: what an operator would do."""
     ends = time.monotonic() + seconds
     while True:
@@ -377,17 +354,6 @@ def _through(url: str, port: int) -> str:
     return urlunsplit(parts._replace(netloc=f"{place}:{port}"))
 
 
-def free_ports(count: int) -> list[int]:
-    """So many TCP ports of this machine that nobody listens on now."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 def _listens(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -403,10 +369,9 @@ def _ok(url: str) -> bool:
         return False
 
 
-def credentials_of(shop: Shop) -> Mapping[str, str]:
-    """The marketplace's side of a shop's secrets as the hub keeps them."""
-    found = {"token": shop.seller.token}
-    return found | ({"webhook_secret": shop.webhook_secret} if shop.webhook_secret else {})
+def marketplace_secrets(seller: SellerAccount, webhook_secret: str | None) -> dict[str, str]:
+    """A store's credentials for its marketplace, as the hub is told them."""
+    return {"token": seller.token, **({"webhook_secret": webhook_secret} if webhook_secret else {})}
 
 
 _FOR_EVER = 1_000_000

@@ -96,7 +96,7 @@ class StoreBeliefs:
         """What is believed of these SKUs; snapshots younger than `since` less `delay` seconds are not firm."""
         chosen = list(skus)
         pairs = {
-            row[0]: Binding(row[0], row[1], BindingState(row[2]), row[3], row[4])
+            row[0]: _binding(row)
             for row in self._rows(
                 "select sku, remote_id, state, link, product from bindings where store = %s and sku = any(%s)",
                 self.store,
@@ -128,7 +128,7 @@ class StoreBeliefs:
     def unseen(self, run: int, after: str, limit: int) -> Sequence[Binding]:
         """Pairs that this run has not seen yet, by SKU, behind `after`."""
         return [
-            Binding(row[0], row[1], BindingState(row[2]), row[3], row[4])
+            _binding(row)
             for row in self._rows(
                 "select sku, remote_id, state, link, product from bindings where store = %s and sku > %s"
                 " and seen_run is distinct from %s order by sku limit %s",
@@ -142,7 +142,7 @@ class StoreBeliefs:
     def absent(self, after: str, limit: int) -> Sequence[tuple[Binding, float]]:
         """Pairs that were not found at the marketplace, with the seconds since then, by SKU, behind `after`."""
         return [
-            (Binding(row[0], row[1], BindingState(row[2]), row[3], row[4]), float(row[5]))
+            (_binding(row), float(row[5]))
             for row in self._rows(
                 "select sku, remote_id, state, link, product, extract(epoch from now() - absent_since)::float8"
                 " from bindings where store = %s and sku > %s and absent_since is not null order by sku limit %s",
@@ -289,3 +289,9 @@ class StoreBeliefs:
                 " and context in ('catalog', 'price', 'stock') and intent is null",
                 (self.store, sorted(row[0] for row in dropped)),
             )
+
+
+def _binding(row: Sequence[Any]) -> Binding:
+    """From `sku, remote_id, state, link, product`, whatever comes behind them."""
+    sku, remote, state, link, product = row[:5]
+    return Binding(sku, remote, BindingState(state), link, product)

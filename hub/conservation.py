@@ -16,8 +16,8 @@ LARGEST_SHARE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """The two sides of one conservation law."""
+class Balance:
+    """Both sides of one conservation law."""
 
     name: str
     left: int
@@ -29,7 +29,7 @@ class Interval:
         return self.left == self.right
 
 
-def conserved(db: Connection[Any], *, recount: bool) -> list[Interval]:
+def conserved(db: Connection[Any], *, recount: bool) -> list[Balance]:
     """Both sides of every law, in the transaction just begun on `db`; `recount` also counts the states themselves."""
     db.execute("set transaction isolation level repeatable read, read only")
     row = db.execute(
@@ -44,9 +44,9 @@ def conserved(db: Connection[Any], *, recount: bool) -> list[Interval]:
     ).fetchone()
     assert row is not None  # noqa: S101 – an aggregate always returns a row
     laws = [
-        Interval("received = quarantined + ignored + accepted", int(row[0]), int(row[1])),
-        Interval("requested = coalesced + enqueued", int(row[2]), int(row[3])),
-        Interval("sources out of balance", int(row[6]), 0),
+        Balance("received = quarantined + ignored + accepted", int(row[0]), int(row[1])),
+        Balance("requested = coalesced + enqueued", int(row[2]), int(row[3])),
+        Balance("sources out of balance", int(row[6]), 0),
     ]
     if recount:
         counted = db.execute(
@@ -68,12 +68,12 @@ def conserved(db: Connection[Any], *, recount: bool) -> list[Interval]:
         ).fetchone()
         assert counted is not None and leases is not None  # noqa: S101, PT018 – aggregates
         laws += [
-            Interval("enqueued - finished = asked - answered", int(row[4]) - int(row[5]), int(counted[0])),
-            Interval("unanswered rows at rest", int(counted[1]), 0),
-            Interval("held rows without a lease", int(counted[2]), 0),
-            Interval("scheduled rows without a time", int(counted[3]), 0),
-            Interval("pending rows that nobody asked for", int(counted[4]), 0),
-            Interval("leases without a claim", int(leases[0]), 0),
+            Balance("enqueued - finished = asked - answered", int(row[4]) - int(row[5]), int(counted[0])),
+            Balance("unanswered rows at rest", int(counted[1]), 0),
+            Balance("held rows without a lease", int(counted[2]), 0),
+            Balance("scheduled rows without a time", int(counted[3]), 0),
+            Balance("pending rows that nobody asked for", int(counted[4]), 0),
+            Balance("leases without a claim", int(leases[0]), 0),
         ]
     return laws
 

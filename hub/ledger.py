@@ -30,7 +30,7 @@ from psycopg import Connection
 from psycopg.errors import UniqueViolation
 from psycopg_pool import ConnectionPool
 
-from hub.conservation import Interval, conserved
+from hub.conservation import Balance, conserved
 from hub.db import TREES, StorageAway, StorageRefused, column, retrying, translated, trees
 from hub.errors import Problem
 from hub.limits import RANKS
@@ -903,7 +903,7 @@ class Ledger:
 
     # ---------------------------------------------------------------- conservation
 
-    def check(self, *, recount: bool = True) -> list[Interval]:
+    def check(self, *, recount: bool = True) -> list[Balance]:
         """Both sides of every conservation law (law 6); `recount` also counts the states themselves.
 
         All counts are of one snapshot, so the check may run beside full traffic.

@@ -204,9 +204,6 @@ class _File(_Block):
     retention: RetentionSettings = RetentionSettings()
 
 
-CONTEXT_NAMES: Final = tuple(_Contexts.model_fields)
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that one installation chose. URLs may hold passwords and are left out of its `repr`.

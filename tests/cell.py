@@ -26,7 +26,7 @@ from cryptography.fernet import Fernet
 from hub.db import open_pool
 from hub.ledger import Ledger
 from hub.marketplaces import adapter
-from hub.runtime.embedded import Postgres, Valkey
+from hub.runtime.embedded import Postgres, Valkey, free_ports
 from hub.settings import Settings
 from hub.simulators import marketplace as marketplace_simulator
 from hub.simulators import vtex as vtex_simulator
@@ -277,6 +277,24 @@ class Cell:
     def start_worker(self, name: str, lane: str) -> None:
         self.start(name, "worker", "--pool", "all", "--lane", lane)
 
+    def wait_ready(self, *, workers: int = 2) -> None:
+        """Wait until the intake answers and so many workers have registered."""
+        alive = "select 1 from workers where until > now() and name not like 'sweep%%' having count(*) >= %s"
+        until(lambda: _ready(self.intake_url), seconds=75, why="the intake is not ready")
+        until(lambda: self.all(alive, workers), seconds=75, why="no workers")
+
+    def stop_all(self, *, seconds: float = 8.0) -> None:
+        """Ask every process to end, all at once; kill those that have not after so long."""
+        for child in self.processes.values():
+            child.send_signal(signal.SIGTERM)
+        for child in self.processes.values():
+            try:
+                child.wait(seconds)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self.processes.clear()
+
     def log(self, name: str) -> str:
         return (self.directory / f"{name}.log").read_text()
 
@@ -410,11 +428,7 @@ def quick_queues(path: Path, changed: Callable[[dict[str, Any]], None] | None = 
 
 
 def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @contextmanager
@@ -465,24 +479,10 @@ def running_cell(
             cell.start_worker("first", "first")
             cell.start_worker("more", "more")
             cell.start("sweep", "sweep")
-            until(lambda: _ready(cell.intake_url), seconds=75, why="the intake is not ready")
-            until(
-                lambda: cell.all(
-                    "select 1 from workers where until > now() and name not like 'sweep%%' having count(*) > 1"
-                ),
-                seconds=75,
-                why="no workers",
-            )
+            cell.wait_ready()
             yield cell
         finally:
-            for child in cell.processes.values():
-                child.send_signal(signal.SIGTERM)
-            for child in cell.processes.values():
-                try:
-                    child.wait(8)
-                except subprocess.TimeoutExpired:
-                    child.kill()
-                    child.wait()
+            cell.stop_all()
             cell.pool.close()
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub.errors import BadInput
-from hub.settings import CONTEXT_NAMES, POOLS, QUEUES_FILE, Settings
+from hub.settings import POOLS, QUEUES_FILE, Settings
 
 ENV = {"REDIS_URL": "redis://127.0.0.1:1/0", "DATABASE_URL": "postgresql://hub@127.0.0.1:1/hub"}
 
@@ -52,8 +51,7 @@ def line_of(text: str, start: str, after: str = "") -> int:
 
 def test_the_file_as_it_comes_declares_every_context_and_pool() -> None:
     loaded = Settings.load(env=ENV)
-    assert tuple(loaded.contexts) == CONTEXT_NAMES
-    assert set(CONTEXT_NAMES) == {"catalog", "price", "stock", "order", "fulfilment", "load", "lot", "reconcile"}
+    assert set(loaded.contexts) == {"catalog", "price", "stock", "order", "fulfilment", "load", "lot", "reconcile"}
     assert tuple(loaded.pools) == POOLS
     assert loaded.layout == "per_store"
     assert loaded.broker_url == ENV["REDIS_URL"]
@@ -283,8 +281,11 @@ def test_no_value_anywhere_ends_in_anything_but_bad_input(
     block[last] = value
     path = tmp_path_factory.mktemp("any") / "queues.yaml"
     path.write_text(json.dumps(tree))
-    with suppress(BadInput):
-        Settings.load(path, ENV)
+    try:
+        loaded = Settings.load(path, ENV)
+    except BadInput:
+        return
+    assert loaded.contexts["stock"].pool in loaded.pools
 
 
 def test_the_spool_is_in_the_hubs_directory_unless_another_folder_is_named() -> None:

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 directory: ContextVar[str | None] = ContextVar("directory", default=None)
 """The directory given on the command line."""
 
-SLOT = 0
-"""Counter slot of the command line; slots are summed up, so it may share one."""
-
 
 def place() -> Place:
     """The directory of the hub that is meant."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import socket
 import sys
 import time
 from contextlib import suppress
@@ -27,7 +26,7 @@ from hub.db import migrate
 from hub.demo.story import Stage as Scene
 from hub.demo.story import tell
 from hub.errors import BadInput
-from hub.runtime.embedded import Postgres, Valkey, scratch
+from hub.runtime.embedded import Postgres, Valkey, free_ports, scratch
 from hub.runtime.place import Place, Running
 from hub.runtime.supervisor import Process, ProcessDied, Stage, Supervisor
 from hub.settings import QUEUES_FILE, Settings
@@ -69,7 +68,8 @@ def run(*, once: bool = False, directory: str | None = None) -> int:
 async def _play(console: Console, place: Place, *, once: bool) -> int:
     began = time.monotonic()
     place.make()
-    ports = {name: _free_port() for name in ("vtex", "marketplace", "intake", "api", "flower")}
+    names = ("vtex", "marketplace", "intake", "api", "flower")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     key_file = place.directory / "demo.key"
     key_file.touch(mode=0o600, exist_ok=True)
     key_file.write_text(Fernet.generate_key().decode())
@@ -191,9 +191,3 @@ def _tidy(settings: Settings, *, own_redis: bool) -> None:
         with suppress(redis.RedisError), redis.Redis.from_url(settings.redis_url, socket_timeout=5) as server:
             for found in server.scan_iter(match=f"{settings.prefix}:*", count=1000):
                 server.delete(found)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

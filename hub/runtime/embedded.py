@@ -291,9 +291,7 @@ class _Server:
             last = int((self._home / "port").read_text())
             if _is_free(last):
                 return last
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
+        return free_ports(1)[0]
 
     def _write(self, name: str, text: str) -> Path:
         """Write a file only the server's user (and root) can read."""
@@ -658,6 +656,15 @@ def _postgres_major(folder: Path) -> int:
 def _quoted(path: Path) -> str:
     escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def free_ports(count: int) -> list[int]:
+    """So many TCP ports of this machine that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:  # all at once: the system may give a port that is free again to the next who asks
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _is_free(port: int) -> bool:

@@ -98,14 +98,6 @@ class VtexControl:
             },
         )
 
-    def put_channel(self, account: str, channel: int, **fields: object) -> None:
-        """Add or replace a sales channel: name, active, currency."""
-        self._call("PUT", f"/accounts/{account}/channels", {"id": channel, **fields})
-
-    def put_category(self, account: str, category: int, name: str, parent: int | None = None) -> None:
-        """Add or replace a category."""
-        self._call("PUT", f"/accounts/{account}/categories", {"id": category, "name": name, "parent": parent})
-
     def put_mapper(self, account: str, mapping: Mapping[str, str]) -> None:
         """Let the store's own app know which marketplace category a category is."""
         self._call("PUT", f"/accounts/{account}/mapper", {"mapping": dict(mapping)})

@@ -37,7 +37,6 @@ from hub.simulators.vtex_notifier import CASINGS, PATHS, VARIANTS, Change, Notif
 from hub.simulators.vtex_orders import Forced, OrderDesk, order_json
 
 AFFILIATE_ID = re.compile(r"^[B-DF-HJ-NP-TV-Z]{3}$")
-GROUPS = ("catalog", "simulation", "affiliates", "orders", "logistics")
 PAGE_SIZE = 1000
 SERVED_KEPT = 500_000  # reads of SKUs remembered per account
 PUBLIC = ("checkout_simulation", "category_tree", "channel")

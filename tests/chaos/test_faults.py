@@ -10,7 +10,7 @@ from pathlib import Path
 
 import chaos
 from chaos.proxy import HOST, Door
-from chaos.world import free_ports
+from hub.runtime.embedded import free_ports
 
 Talk = Callable[[Door], Awaitable[None]]
 

@@ -65,13 +65,6 @@ def refused_in_sentences(refusal: BadInput) -> None:
         problem.sentence().encode("utf-8")
 
 
-def loaded(path: Path) -> None:
-    try:
-        Settings.load(path, env=ENV)
-    except BadInput as refusal:
-        refused_in_sentences(refusal)
-
-
 @quick
 @given(st.data())
 def test_queues_yaml_with_anything_at_any_place_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
@@ -80,7 +73,13 @@ def test_queues_yaml_with_anything_at_any_place_is_read_or_refused(tmp_path: Pat
         tree = spoilt(tree, data.draw(st.sampled_from(list(places(tree)))), data.draw(values))
     path = tmp_path / "queues.yaml"
     path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8", errors="replace")
-    loaded(path)
+    try:
+        loaded = Settings.load(path, env=ENV)
+    except BadInput as refusal:
+        refused_in_sentences(refusal)
+    else:  # what is read can be worked with
+        assert {context.pool for context in loaded.contexts.values()} <= loaded.pools.keys()
+        assert all(context.first_claim > 0 < context.more_claim for context in loaded.contexts.values())
 
 
 @quick

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.runtime.embedded import scratch
+from hub.runtime.embedded import free_ports, scratch
 from hub.runtime.supervisor import Process, ProcessDied, Stage, Supervisor, terminal_echo
 from tests.runtime.supervised import python
 from tests.runtime.waiting import runs, until
@@ -235,7 +235,8 @@ def test_a_closed_terminal_does_not_stop_the_stopping() -> None:
     gone = io.StringIO()
     echo = terminal_echo(gone)
     gone.close()
-    echo("intake", "nobody reads this")
+    echo("intake", "nobody reads this")  # would raise ValueError, and the supervisor would stop stopping
+    assert gone.closed
 
 
 @pytest.fixture
@@ -352,8 +353,4 @@ def test_a_killed_database_comes_back_by_itself(start: Callable[[str], Running])
 
 @pytest.fixture
 def unused_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
