@@ -41,6 +41,12 @@ LONGEST_WAIT_MS = 120_000
 KEPT_MESSAGES = 20_000
 """Ready-made messages that a process keeps, one for each store and context that it woke."""
 
+LIVE = "l"
+"""What the token of a live wake-up of a busy pair begins with; no other token does (they are hexadecimal)."""
+
+PAST, BESIDE = 1, 3
+"""How a live wake-up of a busy pair goes, as the scripts answer: past the others, or waiting with them."""
+
 MARK = "@TOKEN@"
 """Stands for the token in a ready-made message."""
 
@@ -53,13 +59,15 @@ MIRROR_MS = 10_000
 BACKLOG_SECONDS = 3.0
 """How long a pair whose last claim was full of live work counts as one with a backlog."""
 
-# Tokens: '<id>' waits, 'r<id>' runs; the id of a live wake-up that was sent past a busy pair begins with 'l'.
+# Tokens: '<id>' waits, 'r<id>' runs; the id of a live wake-up of a busy pair begins with 'l'. One of them goes past the
+# others, to the reserved threads and whatever the cap says; more of them, to the others, while there is room below it.
 #
 # KEYS: 1 tokens (sorted set, token -> expiry in ms), 2 mark of a refused wake-up ('live' when it was one), 3 brake,
 #       4 mark of a live backlog,
 #       5 and 6 the lists of the broker in which first and further wake-ups wait (there when it is the same Redis).
 # ARGV: 1 life of a token in ms, 2 cap, 3 how many are wanted, 4 prefix of the new tokens, 5 longest life.
-# Answer: how many were granted, how many there were before, 1 when it goes past the others.
+# Answer: how many were granted, how many there were before, 1 when it goes past the others, 3 when it is live but waits
+# with them.
 _GRANT = """
 local function grant(wanted, live)
   local t = redis.call('TIME')
@@ -76,15 +84,20 @@ local function grant(wanted, live)
   end
   local busy = redis.call('ZCARD', KEYS[1])
   if live and busy > 0 and redis.call('EXISTS', KEYS[4]) == 0 then
+    local way = 1
     for _, token in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
       if string.sub(token, 1, 1) == 'l' or string.sub(token, 1, 2) == 'rl' then
-        redis.call('SET', KEYS[2], 'live', 'PX', 60000)
-        return {0, busy, 0}
+        way = 3
+        break
       end
+    end
+    if way == 3 and busy >= tonumber(ARGV[2]) then
+      redis.call('SET', KEYS[2], 'live', 'PX', 60000)
+      return {0, busy, 0}
     end
     redis.call('ZADD', KEYS[1], now + ARGV[1], 'l' .. ARGV[4] .. '1')
     redis.call('PEXPIRE', KEYS[1], ARGV[5])
-    return {1, busy, 1}
+    return {1, busy, way}
   end
   local n = math.min(tonumber(wanted), tonumber(ARGV[2]) - busy)
   if n <= 0 then
@@ -99,7 +112,7 @@ local function send(answer, first, more, further)
   if not more or more == '' then return answer end
   for i = 1, answer[1] do
     local past = answer[3] == 1
-    local token = (past and 'l' or '') .. ARGV[4] .. i
+    local token = (answer[3] > 0 and 'l' or '') .. ARGV[4] .. i
     if not past and (further or answer[2] > 0 or i > 1) then
       redis.call('LPUSH', KEYS[6], (string.gsub(more, '@TOKEN@', token)))
     else
@@ -195,7 +208,8 @@ class Waker:
 
         `further`: the pair is at work already, so its wake-ups go to the threads that are not reserved. `live`:
         somebody said that something changed; unless the pair has a backlog of such work, one wake-up goes to the
-        reserved threads even while a load or a sweep keeps the pair busy.
+        reserved threads even while a load or a sweep keeps the pair busy, and more go to the others up to the cap: what
+        changes while an attempt waits for its peers needs one of its own, or it waits as well.
         """
         chosen = self._known(pairs)
         return self._guarded(lambda: self._wake(chosen, wanted, further, live)) if chosen else 0
@@ -263,13 +277,11 @@ class Waker:
             if client is pipe:
                 answers = pipe.execute()
         due: list[tuple[str, str, str, Lane]] = []
-        for place, ((slug, context), stem, (granted, busy, past)) in enumerate(
-            zip(chosen, stems, answers, strict=True)
-        ):
+        for place, ((slug, context), stem, (granted, busy, way)) in enumerate(zip(chosen, stems, answers, strict=True)):
             goes_on = further or bool(ended and place == 0)
             for number in range(1, granted + 1):
-                lane: Lane = "more" if past != 1 and (goes_on or busy or number > 1) else "first"
-                due.append((slug, context, f"l{stem}{number}" if past == 1 else f"{stem}{number}", lane))
+                lane: Lane = "more" if way != PAST and (goes_on or busy or number > 1) else "first"
+                due.append((slug, context, f"{LIVE if way in (PAST, BESIDE) else ''}{stem}{number}", lane))
         if due and not self._lists:
             self._publish_all(due)
         sent = len(due)
