@@ -41,11 +41,12 @@ LONGEST_WAIT_MS = 120_000
 KEPT_MESSAGES = 20_000
 """Ready-made messages that a process keeps, one for each store and context that it woke."""
 
-LIVE = "l"
-"""What the token of a live wake-up of a busy pair begins with; no other token does (they are hexadecimal)."""
+PAST, BESIDE = "l", "m"
+"""What the tokens of live wake-ups of a busy pair begin with: sent past the others, or beside them. No other token does
+(they are hexadecimal)."""
 
-PAST, BESIDE = 1, 3
-"""How a live wake-up of a busy pair goes, as the scripts answer: past the others, or waiting with them."""
+LIVE = {1: PAST, 3: BESIDE}
+"""How a live wake-up of a busy pair goes, as the scripts answer, and how its token begins."""
 
 MARK = "@TOKEN@"
 """Stands for the token in a ready-made message."""
@@ -59,16 +60,18 @@ MIRROR_MS = 10_000
 BACKLOG_SECONDS = 3.0
 """How long a pair whose last claim was full of live work counts as one with a backlog."""
 
-# Tokens: '<id>' waits, 'r<id>' runs; the id of a live wake-up of a busy pair begins with 'l'. One of them goes past the
-# others, to the reserved threads and whatever the cap says; more of them, to the others, while there is room below it.
+# Tokens: '<id>' waits, 'r<id>' runs; that of a live wake-up of a busy pair begins with 'l' or 'm'. One at a time, 'l',
+# goes past the others, to the reserved threads and whatever the cap says; more of them, 'm', go to the other threads
+# while there is room below the cap and nothing waits there. Should one have to wait all the same, the mark 'beside' has
+# whichever attempt ends next send one past the others.
 #
-# KEYS: 1 tokens (sorted set, token -> expiry in ms), 2 mark of a refused wake-up ('live' when it was one), 3 brake,
-#       4 mark of a live backlog,
+# KEYS: 1 tokens (sorted set, token -> expiry in ms), 2 mark of a refused wake-up ('live' when it was one) or 'beside',
+#       3 brake, 4 mark of a live backlog,
 #       5 and 6 the lists of the broker in which first and further wake-ups wait (there when it is the same Redis).
 # ARGV: 1 life of a token in ms, 2 cap, 3 how many are wanted, 4 prefix of the new tokens, 5 longest life.
-# Answer: how many were granted, how many there were before, 1 when it goes past the others, 3 when it is live but waits
-# with them.
+# Answer: how many were granted, how many there were before, 1 when it goes past the others, 3 when it goes beside them.
 _GRANT = """
+local live_as = {[1] = 'l', [3] = 'm'}
 local function grant(wanted, live)
   local t = redis.call('TIME')
   local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -91,11 +94,14 @@ local function grant(wanted, live)
         break
       end
     end
-    if way == 3 and busy >= tonumber(ARGV[2]) then
-      redis.call('SET', KEYS[2], 'live', 'PX', 60000)
-      return {0, busy, 0}
+    if way == 3 then
+      if busy >= tonumber(ARGV[2]) or redis.call('LLEN', KEYS[6]) > 0 then
+        redis.call('SET', KEYS[2], 'live', 'PX', 60000)
+        return {0, busy, 0}
+      end
+      redis.call('SET', KEYS[2], 'beside', 'PX', 60000, 'NX')
     end
-    redis.call('ZADD', KEYS[1], now + ARGV[1], 'l' .. ARGV[4] .. '1')
+    redis.call('ZADD', KEYS[1], now + ARGV[1], live_as[way] .. ARGV[4] .. '1')
     redis.call('PEXPIRE', KEYS[1], ARGV[5])
     return {1, busy, way}
   end
@@ -112,7 +118,7 @@ local function send(answer, first, more, further)
   if not more or more == '' then return answer end
   for i = 1, answer[1] do
     local past = answer[3] == 1
-    local token = (answer[3] > 0 and 'l' or '') .. ARGV[4] .. i
+    local token = (live_as[answer[3]] or '') .. ARGV[4] .. i
     if not past and (further or answer[2] > 0 or i > 1) then
       redis.call('LPUSH', KEYS[6], (string.gsub(more, '@TOKEN@', token)))
     else
@@ -136,7 +142,8 @@ return send(grant(ARGV[3], ARGV[6] == '1'), ARGV[7], ARGV[8], ARGV[9] == '1')
 # KEYS and ARGV as above, and ARGV: 6 token that ends, 7 how many are wanted if a wake-up was refused meanwhile,
 # 8 brake in ms or 0, 9 'soft' or '1': what kind of brake, 10 how long there is a live backlog, in ms, or 0,
 # 11 the message of further wake-ups, as above.
-# Answer as above; the third number is 2 when a live wake-up was refused meanwhile, so that one has to follow.
+# Answer as above; the third number is 2 when a live wake-up was refused meanwhile, or waits beside the others, so that
+# one has to follow.
 _END = f"""
 {_GRANT}
 redis.call('ZREM', KEYS[1], ARGV[6], 'r' .. ARGV[6])
@@ -145,6 +152,7 @@ if mark then redis.call('DEL', KEYS[2]) end
 if ARGV[8] ~= '0' then redis.call('SET', KEYS[3], ARGV[9], 'PX', ARGV[8]) end
 if ARGV[10] ~= '0' then redis.call('SET', KEYS[4], '1', 'PX', ARGV[10]) end
 local wanted = ARGV[3]
+if mark == 'beside' then mark = redis.call('LLEN', KEYS[6]) > 0 and 'live' end
 if wanted == '0' and mark and mark ~= 'live' then wanted = ARGV[7] end
 local answer = {{0, 0, 0}}
 if wanted ~= '0' and redis.call('EXISTS', KEYS[3]) == 0 then answer = send(grant(wanted, false), '', ARGV[11], true) end
@@ -208,7 +216,7 @@ class Waker:
 
         `further`: the pair is at work already, so its wake-ups go to the threads that are not reserved. `live`:
         somebody said that something changed; unless the pair has a backlog of such work, one wake-up goes to the
-        reserved threads even while a load or a sweep keeps the pair busy, and more go to the others up to the cap: what
+        reserved threads even while a load or a sweep keeps the pair busy, and more go beside them up to the cap: what
         changes while an attempt waits for its peers needs one of its own, or it waits as well.
         """
         chosen = self._known(pairs)
@@ -280,8 +288,8 @@ class Waker:
         for place, ((slug, context), stem, (granted, busy, way)) in enumerate(zip(chosen, stems, answers, strict=True)):
             goes_on = further or bool(ended and place == 0)
             for number in range(1, granted + 1):
-                lane: Lane = "more" if way != PAST and (goes_on or busy or number > 1) else "first"
-                due.append((slug, context, f"{LIVE if way in (PAST, BESIDE) else ''}{stem}{number}", lane))
+                lane: Lane = "more" if LIVE.get(way) != PAST and (goes_on or busy or number > 1) else "first"
+                due.append((slug, context, f"{LIVE.get(way, '')}{stem}{number}", lane))
         if due and not self._lists:
             self._publish_all(due)
         sent = len(due)

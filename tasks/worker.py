@@ -41,7 +41,7 @@ from hub.stores import SecretBox
 from hub.unforeseen import Unforeseen
 from tasks.app import ATTEMPT, Lane, make_app, outlive_broker, queue, queues_of
 from tasks.replay import register as register_replay
-from tasks.wake import LIVE, Waker
+from tasks.wake import BESIDE, PAST, Waker
 
 log = logging.getLogger("hub.worker")
 
@@ -152,9 +152,10 @@ class Attempts:
     def run(self, slug: str, context: str, token: str, *, first: bool) -> str:
         """One turn for a wake-up; the sentence is what Flower shows. Raises `KeysDied` when a key died.
 
-        `first`: of a pair at rest or for what was announced just now, so a small claim and not what a load asked for.
+        `first`: of a pair at rest, so a small claim and not what a load asked for; so is what a live one makes.
         The wake-up's own token counts it at first; those of long attempts are renewed at every heartbeat.
         """
+        first = first or token.startswith((PAST, BESIDE))
         ends = self._monotonic() + self._turn
         self._running[token] = (slug, context, token)
         words: Counter[str] = Counter()
@@ -334,8 +335,7 @@ def run(
     @app.task(name=ATTEMPT, bind=True, ignore_result=True, acks_late=True, throws=(KeysDied,))
     def attempt(task: Any, slug: str, context: str, *_more: Any, **_newer: Any) -> str:  # as later versions may send
         came = str((task.request.delivery_info or {}).get("routing_key") or "")
-        token = task.request.id
-        return attempts.run(slug, context, token, first=token.startswith(LIVE) or not came.endswith(".more"))
+        return attempts.run(slug, context, task.request.id, first=not came.endswith(".more"))
 
     register_replay(app, pool, ledger, waker, links.names)
 

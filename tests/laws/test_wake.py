@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -14,9 +15,10 @@ import fakeredis
 import pytest
 import redis
 
+from hub.reconcile import Report
 from hub.settings import Layout, Settings
 from tasks.app import dead_queue, make_app, queue_for
-from tasks.wake import _END, _HOLD, _TAKE, Waker
+from tasks.wake import _END, _HOLD, _TAKE, BESIDE, PAST, Waker
 from tasks.worker import Attempts
 
 PAIR = ("acme", "stock")
@@ -40,6 +42,12 @@ class Broker:
     def waiting(self, lane: str = "first") -> int:
         name = queue_for(self.settings, *PAIR, lane)  # type: ignore[arg-type]
         return int(self.redis.llen(f"{self.prefix}:{name}"))
+
+    def picked_up(self, lane: str) -> int:
+        """Workers have threads for what waits; how much it was."""
+        name, waiting = queue_for(self.settings, *PAIR, lane), self.waiting(lane)  # type: ignore[arg-type]
+        self.redis.delete(f"{self.prefix}:{name}")
+        return waiting
 
     def tokens(self) -> list[str]:
         found = self.redis.keys(f"{self.prefix}:wake:*tokens")
@@ -205,6 +213,68 @@ def test_a_live_change_passes_a_load_once_and_waits_its_turn_in_a_backlog_of_liv
     assert broker.waker.wake([PAIR], live=True) == 1
     assert broker.waker.wake([PAIR], live=True) == 1
     assert broker.waiting("more") == broker.cap, "the second of them, behind what waits there"
+
+
+def test_what_changes_while_attempts_run_gets_attempts_of_its_own_up_to_the_cap(broker: Broker) -> None:
+    more = 0
+    for _ in range(broker.cap):
+        assert broker.waker.wake([PAIR], live=True) == 1
+        more += broker.picked_up("more")
+    assert broker.waker.wake([PAIR], live=True) == 0, "the cap bounds them"
+    assert broker.waiting("first") == 2, "no more than these of the reserved threads"
+    assert more == broker.cap - 2
+    beside = next(token for token in broker.tokens() if token.startswith(BESIDE))
+    assert broker.end(beside) == 1, "who was refused follows"
+    assert len(broker.tokens()) == broker.cap
+    for token in broker.tokens():
+        broker.picked_up("more")
+        assert broker.end(token) == 0, "nobody was refused any more"
+
+
+def test_a_live_change_beside_others_does_not_wait_for_threads_that_are_busy(broker: Broker) -> None:
+    broker.waker.wake([PAIR])
+    assert broker.waker.wake([PAIR], live=True) == 1
+    assert broker.waker.wake([PAIR], live=True) == 1
+    assert (broker.waiting("first"), broker.waiting("more")) == (2, 1)
+    assert broker.waker.wake([PAIR], live=True) == 0, "nobody picks up what waits there"
+    assert broker.end(next(token for token in broker.tokens() if token.startswith(PAST))) == 1
+    assert (broker.waiting("first"), broker.waiting("more")) == (3, 1), "past the others, one at a time"
+    assert broker.end(next(token for token in broker.tokens() if token.startswith(PAST))) == 0, "once for each"
+
+
+def test_a_live_change_that_waits_beside_others_is_fetched_by_the_next_end(broker: Broker) -> None:
+    for _ in range(3):
+        assert broker.waker.wake([PAIR], live=True) == 1
+    assert (broker.waiting("first"), broker.waiting("more")) == (2, 1)
+    assert broker.end(next(token for token in broker.tokens() if token.startswith(PAST))) == 1
+    assert (broker.waiting("first"), broker.waiting("more")) == (3, 1)
+    assert broker.end(next(token for token in broker.tokens() if token.startswith(PAST))) == 0, "once"
+
+
+def test_a_live_wake_up_makes_a_small_claim_of_live_work_whichever_queue_it_came_by(broker: Broker) -> None:
+    class Seen:
+        """The links and the reconciler of a worker; notes how its attempts claim."""
+
+        def __init__(self) -> None:
+            self.first: list[bool] = []
+
+        def get(self, _slug: str) -> object:
+            return object()
+
+        def names(self) -> dict[int, str]:
+            return {}
+
+        def attempt(self, _link: object, name: str, *, first: bool) -> Report:
+            self.first.append(first)
+            return Report(PAIR[0], name, Counter())
+
+    seen: Any = Seen()
+    attempts = Attempts(seen, seen, broker.waker)
+    broker.waker.wake([PAIR], wanted=2)
+    broker.waker.wake([PAIR], live=True)
+    for token in sorted(broker.tokens()):
+        attempts.run(*PAIR, token, first=False)
+    assert seen.first == [False, False, True]
 
 
 def test_less_important_work_brakes_itself_and_not_what_is_live(broker: Broker) -> None:
