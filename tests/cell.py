@@ -280,8 +280,8 @@ class Cell:
     def wait_ready(self, *, workers: int = 2) -> None:
         """Wait until the intake answers and so many workers have registered."""
         alive = "select 1 from workers where until > now() and name not like 'sweep%%' having count(*) >= %s"
-        until(lambda: _ready(self.intake_url), seconds=75, why="the intake is not ready")
-        until(lambda: self.all(alive, workers), seconds=75, why="no workers")
+        until(lambda: _ready(self.intake_url), seconds=180, why="the intake is not ready")
+        until(lambda: self.all(alive, workers), seconds=180, why="no workers")
 
     def stop_all(self, *, seconds: float = 8.0) -> None:
         """Ask every process to end, all at once; kill those that have not after so long."""

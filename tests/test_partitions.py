@@ -61,7 +61,7 @@ def test_both_tables_have_theirs_and_what_comes_now_is_in_todays(pool: Pool) -> 
             " values (1, 'stock', '1', 'x', 'y', 'S1', 'success')"
         )
         today = db.execute("select tableoid::regclass::text from interactions").fetchone()
-        expected = db.execute("select to_char(now(), '\"interactions_\"YYYYMMDD')").fetchone()
+        expected = db.execute("select to_char(at, '\"interactions_\"YYYYMMDD') from interactions").fetchone()
         count = db.execute("select count(*) from pg_inherits where inhparent = 'interactions'::regclass").fetchone()
     assert today == expected
     assert count == (5,)

@@ -80,7 +80,7 @@ def test_every_worker_consumes_again_soon_after_a_long_absence_of_rabbitmq(rabbi
         now = rabbit.queues()
         return all(now.get(name, (0, 0))[1] >= consumers for name, consumers in before.items())
 
-    until(served, seconds=15, why="not everybody came back")
+    until(served, why="not everybody came back")
 
 
 def test_a_worker_that_was_killed_leaves_nothing_behind_on_rabbitmq(rabbit_cell: Cell) -> None:

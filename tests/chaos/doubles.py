@@ -34,15 +34,28 @@ class Dies(Ledger):
 
 
 class Stalls(Ledger):
-    """What befalls a process: it is stopped before it settles an offer, and goes on much later as if nothing were."""
+    """What befalls a process: it is stopped before it settles an offer, and goes on much later as if nothing were.
+
+    From `stop` on; until then it works like any other.
+    """
 
     reached: threading.Event
     go_on: threading.Event
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+
+    def stop(self) -> None:
+        """From now on: nothing is settled before `go_on`."""
+        self.reached.clear()
+        self.go_on.clear()
+
     def settle(self, claim: Claim, settled: Sequence[tuple[Ending, NextRow]]) -> Settled:
         if claim.context in OFFER:
             self.reached.set()
-            self.go_on.wait(60)
+            self.go_on.wait(240)
         return super().settle(claim, settled)
 
     def beat(self, seconds: float) -> bool:
@@ -68,6 +81,7 @@ class SettlesLate(Ledger):
         done = super().settle(claim, settled)
         if not done.fenced:
             return done
+        self.join("late", 600.0)  # or the sweep may take from it, in between, what it is about to claim
         self.enqueue([Ask(claim.store, context, key, "late") for context, key in done.fenced])
         contexts = {context for context, _ in done.fenced}
         taken = self.claim(

@@ -30,7 +30,7 @@ class Mill:
 
     cell: Cell
     kind: Kind = Ledger
-    lease: float = 30.0
+    lease: float = 300.0
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ class Mill:
 
 
 @contextmanager
-def mill(cell: Cell, *kinds: type, lease: float = 30.0) -> Iterator[Mill]:
+def mill(cell: Cell, *kinds: type, lease: float = 300.0) -> Iterator[Mill]:
     """A mill whose ledger is made of these, the first one outermost."""
     running = Mill(cell, type("Ledger", (*kinds, Ledger), {}) if kinds else Ledger, lease)
     try:

@@ -22,6 +22,7 @@ from hub import mappings
 from hub.ledger import Ledger
 from hub.mappings import CategoryMapping
 from hub.runtime.embedded import Postgres, Valkey
+from tasks.spool import found_in
 from tests.cell import CATEGORIES, ROOT, Cell, Shop, requests_counted, running_cell, until
 from tests.chaos.doubles import (
     Dies,
@@ -95,17 +96,23 @@ def freed(cell: Cell, shop: Shop) -> None:
 
 
 def a_change_during_the_hold(cell: Cell, kinds: Kinds) -> list[Violation]:
-    with mill(cell, *kinds) as worker:
+    with mill(cell, Stalls, *kinds) as worker:
         shop, sku = published(worker)
-        cell.marketplace.fault("latency", operation="stock_put", account=shop.slug, seconds=1.5, count=1)
+        ledger = worker.ledger
+        assert isinstance(ledger, Stalls)
+        ledger.stop()
         shop.change(sku, stock=5)
         answered(cell, shop, 2)
         busy = threading.Thread(target=worker.turn, args=(shop,))
         busy.start()
-        served(cell, shop, 5)
-        shop.change(sku, stock=9)
-        answered(cell, shop, 3)
-        busy.join()
+        try:
+            assert ledger.reached.wait(60)
+            served(cell, shop, 5)
+            shop.change(sku, stock=9)
+            answered(cell, shop, 3)
+        finally:
+            ledger.go_on.set()
+            busy.join()
         worker.quiet(shop)
         return cries(shop)
 
@@ -115,7 +122,7 @@ def a_worker_that_was_stopped(cell: Cell, kinds: Kinds) -> list[Violation]:
         shop, sku = published(successor)
         ledger = stopped.ledger
         assert isinstance(ledger, Stalls)
-        ledger.reached, ledger.go_on = threading.Event(), threading.Event()
+        ledger.stop()
         shop.change(sku, stock=5)
         answered(cell, shop, 2)
         busy = threading.Thread(target=stopped.turn, args=(shop,))
@@ -162,11 +169,12 @@ def a_worker_killed_at_work(cell: Cell, kinds: Kinds) -> list[Violation]:
             answered(cell, shop, 2)
             killed_at_work(doomed, shop)
             gone_for_long(doomed)
-            old = """
-                select 1 from states where store = %s and work = 'h' and pending_since < now() - interval '5.5 seconds'
-                union all select 1 from states where store = %s having count(*) filter (where work in ('p', 'h')) = 0
-            """
-            successor.work(shop, lambda: cell.all(old, shop.store.id, shop.store.id), why="neither done nor held")
+            if kinds:
+                old = "select 1 from states where store = %s and work = 'h'"
+                old += " and pending_since < now() - interval '5.5 seconds'"
+                successor.work(shop, lambda: cell.all(old, shop.store.id), why="it is not held")
+            else:
+                successor.quiet(shop)
             return cries(shop)
     finally:
         cell.start("sweep", "sweep")
@@ -204,11 +212,12 @@ def an_intake_that_is_killed(cell: Cell, kinds: Kinds) -> list[Violation]:
         at, status = time.time(), 0
         body = {"IdSku": sku, "An": shop.account, "IdAffiliate": shop.affiliate, "StockModified": True}
         with suppress(requests.RequestException):
-            status = requests.post(shop.intake_url, json=body, timeout=10).status_code
+            status = requests.post(shop.intake_url, json=body, timeout=60).status_code
         cell.stop("intake", signal.SIGKILL)
         blocker.rollback()
         cell.start_intake()
         until(lambda: ready(cell), seconds=60, why="the intake is not back")
+        until(lambda: found_in(cell.settings.spool)[0] == 0, why="the spool is not stored")
         worker.quiet(shop)
         return cries(shop, Post(at, "notification", sku, status, "driver", flags=("stock",)))
 

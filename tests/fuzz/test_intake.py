@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from tasks.bounded_http import Bounds
 from tests.fuzz import EXAMPLES
 from tests.fuzz.test_answers import trees
-from tests.intake.conftest import Running, serving, until
+from tests.intake.conftest import UNHURRIED, Running, serving, until
 
 quick = settings(
     max_examples=EXAMPLES,
@@ -58,7 +58,7 @@ def open_door(module_database: str) -> Iterator[tuple[Running, str, Complaints]]
     complaints = Complaints()
     logging.getLogger().addHandler(complaints)
     bounds = Bounds(head_bytes=8_192, body_bytes=20_000, arrival_seconds=1.0, bodies=64)
-    with serving(module_database, bounds=bounds) as intake:
+    with serving(module_database, bounds=bounds, patience=UNHURRIED) as intake:
         yield intake, intake.add_store(), complaints
     logging.getLogger().removeHandler(complaints)
 

@@ -29,7 +29,9 @@ class Crowd:
         self.did: Counter[str] = Counter()
         self.over = threading.Event()
 
-    def run(self, *players: Player, seconds: float = SECONDS) -> None:
+    def run(self, *players: Player, enough: Callable[[], bool], seconds: float = SECONDS) -> None:
+        """Let them play for so long, and on until it is `enough`."""
+
         def play(number: int, player: Player) -> None:
             chance = random.Random(number)
             try:
@@ -42,11 +44,15 @@ class Crowd:
         threads = [threading.Thread(target=play, args=item) for item in enumerate(players)]
         for thread in threads:
             thread.start()
-        self.over.wait(seconds)
+        least, most = time.monotonic() + seconds, time.monotonic() + 60
+        while time.monotonic() < least or (not enough() and time.monotonic() < most):
+            if self.over.wait(0.05):
+                break
         self.over.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
         assert self.wrong == []
+        assert enough(), self.did
 
     def hold(self, claim: Claim) -> None:
         with self.lock:
@@ -179,8 +185,8 @@ def test_a_crowd_at_the_same_keys_holds_none_twice_and_loses_none(database: str)
             return attempt
 
         workers = [worker(books.another()) for _ in range(4)]
-        crowd.run(intake(books, crowd), intake(books, crowd), *workers, sweep(books), auditor(books))
-        assert crowd.did["claims"] > 20
+        players = [intake(books, crowd), intake(books, crowd), *workers, sweep(books), auditor(books)]
+        crowd.run(*players, enough=lambda: crowd.did["claims"] > 20)
         assert crowd.did["fenced"] == 0, "nobody's lease ended, and yet a settle came too late"
         assert_nothing_is_left(books)
 
@@ -206,8 +212,7 @@ def test_leases_that_end_at_any_moment_lose_and_double_nothing(database: str) ->
             return attempt
 
         workers = [worker(books.another()) for _ in range(4)]
-        crowd.run(intake(books, crowd), *workers, sweep(books), sweep(books), auditor(books))
-        assert crowd.did["fenced"] > 0
-        assert crowd.did["forgotten"] > 0
+        players = [intake(books, crowd), *workers, sweep(books), sweep(books), auditor(books)]
+        crowd.run(*players, enough=lambda: crowd.did["fenced"] > 0 and crowd.did["forgotten"] > 0)
         books.pass_time(100.0)
         assert_nothing_is_left(books)

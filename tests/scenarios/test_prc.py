@@ -154,7 +154,7 @@ def test_rules_apply_as_markup_conversion_rounding_limits(cell: Cell):
 
 @pytest.mark.scenario("PRC-11")
 def test_a_price_waits_for_the_lot_that_registers_its_sku(cell: Cell):
-    shop = cell.shop("sandbox-lot", dials={"feed_delay": 2.0})
+    shop = cell.shop("sandbox-lot", dials={"feed_delay": 8.0})
     (sku,) = shop.grow(1)
     shop.modified(sku, sku=True)
     shop.status("catalog", sku, "waiting")
@@ -162,6 +162,7 @@ def test_a_price_waits_for_the_lot_that_registers_its_sku(cell: Cell):
     shop.status("price", sku, "parked")
     assert shop.row("price", sku)["parked_on"] == f"publication:{sku}"
     assert bodies(shop) == [], "a price left before the product was confirmed"
+    cell.marketplace.turn(shop.slug, feed_delay=0)  # of those that come
     shop.shows(sku, price_cents=7700)
     result = min(call.number for call in shop.calls(operation="feed_result") if call.status == 200)
     offers = [call for call in shop.calls(operation="feed_submit") if "kind=offer" in call.query]

@@ -89,9 +89,9 @@ def test_endless_stock_is_shown_as_what_marketplace_and_store_allow(cell: Cell, 
 @pytest.mark.parametrize("marketplace", ["sandbox-sync", "sandbox-replace"])
 @pytest.mark.scenario("STK-08")
 def test_a_stale_answer_is_looked_at_again_later(cell: Cell, marketplace: str):
-    shop = cell.shop(marketplace, settings={"look_again": [2.5, 5.0]})
+    shop = cell.shop(marketplace, settings={"look_again": [6.0, 12.0]})
     (sku,) = published(shop)
-    cell.vtex.catalog_habits(shop.account, stale_seconds=2.0)
+    cell.vtex.catalog_habits(shop.account, stale_seconds=5.0)
     before, asked = shop.last_call(), len(shop.vtex_calls("simulation"))
     shop.change(sku, stock=12)
     until(lambda: len(shop.vtex_calls("simulation")) > asked, why="VTEX was not asked at all")
@@ -144,13 +144,14 @@ def test_a_message_that_is_retried_sends_what_is_true_now(patient_cell: Cell, ma
 
 @pytest.mark.scenario("STK-13")
 def test_a_stock_waits_for_the_lot_that_registers_its_sku(cell: Cell):
-    shop = cell.shop("sandbox-lot", dials={"feed_delay": 2.0})
+    shop = cell.shop("sandbox-lot", dials={"feed_delay": 8.0})
     (sku,) = shop.grow(1)
     shop.modified(sku, sku=True)
     shop.status("catalog", sku, "waiting")
     shop.change(sku, stock=21)
     assert shop.status("stock", sku, "parked")["parked_on"] == f"publication:{sku}"
     assert not [call for call in shop.calls(operation="feed_submit") if "kind=offer" in call.query]
+    cell.marketplace.turn(shop.slug, feed_delay=0)  # of those that come
     shop.shows(sku, stock=21)
     result = min(call.number for call in shop.calls(operation="feed_result") if call.status == 200)
     offers = [call for call in shop.calls(operation="feed_submit") if "kind=offer" in call.query]
