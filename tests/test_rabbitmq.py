@@ -115,7 +115,7 @@ def test_the_queues_of_a_removed_store_leave_rabbitmq_with_it(rabbit_cell: Cell,
     rabbit_cell.registry.remove(shop.slug, "tests", "it sells no more")
     until(
         lambda: not any(name.startswith(f"{shop.slug}.") for name in rabbit.queues()),
-        seconds=40,
+        seconds=75,
         why="queues of a store that nobody has any more",
     )
     assert f"{other.slug}.stock" in rabbit.queues(), "another store's stay"
@@ -155,7 +155,9 @@ input()
         parent.send_signal(signal.SIGKILL)
         parent.communicate()
     try:
-        until(lambda: not any(runs(pid) for pid in ours), why="the node outlived the process that started it")
+        until(
+            lambda: not any(runs(pid) for pid in ours), seconds=60, why="the node outlived the process that started it"
+        )
     finally:
         for pid in filter(runs, ours):
             os.kill(pid, signal.SIGKILL)

@@ -164,11 +164,11 @@ def test_a_sweep_goes_on_while_postgresql_refuses_its_heartbeat(
             stderr=subprocess.STDOUT,
         )
     try:
-        until(lambda: "does not let this sweep begin" in log.read_text(), why="it did not say why it waits")
+        until(lambda: "does not let this sweep begin" in log.read_text(), seconds=75, why="it did not say why it waits")
         db.execute("drop trigger refuse_join on workers")
-        until(lambda: db.execute("select from workers").fetchone() is not None, why="it did not begin")
+        until(lambda: db.execute("select from workers").fetchone() is not None, seconds=75, why="it did not begin")
         db.execute("create trigger refuse_beat before update on workers for each row execute function refuse()")
-        until(lambda: "no heartbeat: PostgreSQL refused" in log.read_text(), why="it did not say so")
+        until(lambda: "no heartbeat: PostgreSQL refused" in log.read_text(), seconds=75, why="it did not say so")
         db.execute("drop trigger refuse_beat on workers")
         begun = db.execute("select now()").fetchone()
         until(
@@ -176,9 +176,10 @@ def test_a_sweep_goes_on_while_postgresql_refuses_its_heartbeat(
                 db.execute("select from workers where until > %s::timestamptz + interval '3 seconds'", begun).fetchone()
                 is not None
             ),
+            seconds=75,
             why="it does not beat any more",
         )
         assert sweep.poll() is None, log.read_text()
     finally:
         sweep.send_signal(signal.SIGTERM)
-        assert sweep.wait(20) == 0
+        assert sweep.wait(60) == 0
