@@ -127,6 +127,7 @@ class Bench:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
+                start_new_session=True,  # as `hub up` starts it: Linux shares its cores out by session
             )
         try:
             if self.cores is not None:
@@ -207,6 +208,7 @@ class Bench:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
             for lane in ("first", "more")
         ]

@@ -7,8 +7,7 @@ pydantic's core reads the fields, without a model around it: 2 µs less each; th
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic_core import SchemaValidator, ValidationError, from_json
 from pydantic_core.core_schema import bool_schema, int_schema, str_schema, typed_dict_field, typed_dict_schema
@@ -20,9 +19,8 @@ MOST_IN_ONE_BODY: Final = 1_000
 _MOST_PROBLEMS: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Notification:
-    """One SKU of which VTEX says that something changed (vtex.md 4.2).
+class Notification(NamedTuple):
+    """One SKU of which VTEX says that something changed (vtex.md 4.2); a tuple, made in half the time.
 
     `is_active` is `None` when the body does not say. `raw` is the notification as it came (of an array: its element,
     as JSON again), to be kept.
@@ -184,9 +182,10 @@ def _read(
         problems.extend(_told(error["loc"][0], tree, where) for error in refused.errors(include_url=False))
         return None
     told = body.get
+    named = told("account")
     return Notification(
         sku_id=str(body["sku_id"]),
-        account=plain_account(told("account") or account),
+        account=account if named == account else plain_account(named or account),
         affiliate=(told("affiliate") or affiliate).strip().upper(),
         is_active=told("is_active"),
         stock_modified=told("stock_modified", False),

@@ -136,7 +136,7 @@ class GroupCommit:
         self._drain_pause = _PAUSES[0]
         self._arrival: asyncio.Future[None] | None = None
         self._enough: asyncio.Future[None] | None = None
-        self._last_was_full = False
+        self._last = 0  # how many the last group was of
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None  # kept: asking for it is a system call in Python 3.11
@@ -277,7 +277,8 @@ class GroupCommit:
             await self._arrival
             timer.cancel()
             self._arrival = None
-        if self._waiting and len(self._waiting) < _FEW and not self._last_was_full and not self._stopping:
+        # Those who were just answered may be about to ask again: waiting for them would leave PostgreSQL idle.
+        if self._waiting and len(self._waiting) + self._last < _FEW and not self._stopping:
             self._enough = loop.create_future()
             timer = loop.call_later(_GATHER_SECONDS, _set, self._enough)
             await self._enough
@@ -297,7 +298,7 @@ class GroupCommit:
             entry = self._waiting.popleft()
             room -= len(entry.notices)
             group.append(entry)
-        self._last_was_full = bool(self._waiting)
+        self._last = len(group)
         return group
 
     async def _commit(self, connection: AsyncConnection, group: Sequence[_Waiting], *, again: bool) -> None:

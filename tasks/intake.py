@@ -225,20 +225,23 @@ class Wakes:
     def add(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Have these (slug, context) pairs woken; costs the caller nothing but a set's update."""
         with self._lock:
+            known = len(self._pairs)
             self._pairs.update(pairs)
-        self._some.set()
+            news = len(self._pairs) > known
+        if news:  # for what waits already the thread comes by itself: it would take the interpreter from the loop
+            self._some.set()
 
     def _follow(self) -> None:
         full: dict[tuple[str, str], float] = {}  # until when it is not asked about; what came meanwhile is woken then
+        due: float | None = None  # when the first of those that wait for it is asked about again
         while True:
-            self._some.wait()
+            self._some.wait(None if due is None else max(0.0, due - time.monotonic()))
             self._some.clear()
             now = time.monotonic()
             with self._lock:
                 held = set() if self._ending.is_set() else {one for one in self._pairs if full.get(one, 0.0) > now}
                 pairs, self._pairs = self._pairs - held, held
-            if held:
-                self._some.set()
+                due = min((full[one] for one in held), default=None)
             if pairs and not self._woken(pairs):
                 full.update(dict.fromkeys(pairs, now + _FULL_SECONDS))
             if self._ending.wait(_WAKE_SECONDS) and not self._pairs:
@@ -281,6 +284,8 @@ class _Kept(NamedTuple):
     notices: Sequence[Notice]
     asks: Sequence[Ask]
 
+
+_VTEX: Final = SOURCES["notification"]
 
 _Reader = Callable[[Door, bytes, Scope, int], _Kept]
 """The last one is when the request came, as `Notice.at` has it."""
@@ -343,7 +348,11 @@ class Intake:
         except _Gone:
             self._figures.refuse("hung_up")
         else:
-            await _say(send, _START_OK, _BODY_OK)
+            try:
+                await send(_START_OK)
+                await send(_BODY_OK)
+            except RuntimeError:  # as in `_say`, a coroutine less
+                log.debug("the sender hung up before its answer")
 
     def _entrance(self, scope: Scope) -> tuple[Door, _Reader]:
         token, _, rest = scope["path"].lstrip("/").partition("/")
@@ -455,9 +464,8 @@ def _notification(door: Door, body: bytes, _: Scope, at: int) -> _Kept:
         notices.append(Notice(_notice_id(), door.store, "notification", fate, said.raw, at=at))
         if fate == "accepted":
             heard = notification.announces_change(said)
-            source = SOURCES["notification"]
             for context, urgency in notification.asks(said):
-                asks.append(Ask(door.store, context, said.sku_id, source, urgency, heard))
+                asks.append(Ask(door.store, context, said.sku_id, _VTEX, urgency, heard))
     return _Kept(notices, asks)
 
 

@@ -19,8 +19,10 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from celery import bootsteps
@@ -59,6 +61,9 @@ several that do not share what a message costs."""
 LONGEST_ALARM = 5.0
 """Seconds: who is to be left alone for less is woken by the process that found out; else the sweep comes too late."""
 
+
+NICE = 5
+"""How much a worker yields the CPU to whoever somebody waits for: an intake, the databases, a console."""
 
 unforeseen = Unforeseen(log)
 
@@ -297,6 +302,18 @@ class DiscreetWorker(Worker):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
+def let_others_go_first() -> None:
+    """Where cores are few, what was received is stored before what is stored is worked off.
+
+    Linux weighs sessions against each other before it weighs their processes (autogroup): whoever leads its own, as
+    under `hub up`, lowers that too; the session of somebody's terminal is left alone.
+    """
+    os.nice(NICE)
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):  # no Linux, or one without it
+            Path("/proc/self/autogroup").write_text(str(NICE), encoding="ascii")
+
+
 def run(
     settings: Settings,
     box: SecretBox,
@@ -325,6 +342,7 @@ def run(
     calls = Crew(_calls(settings, pools, lane))
     heart = Heart(ledger, name, lease=settings.sweep.lease_seconds, every=settings.sweep.heartbeat_seconds)
     heart.start()
+    let_others_go_first()  # the heart, which holds the leases, began before it
     links = Links(settings, pool, box, slot=ledger.slot)
     links.closed = lambda slug: _catch_up(settings, links, ledger, waker, slug)
     links.watch()
