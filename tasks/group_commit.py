@@ -50,6 +50,7 @@ PATIENCE_SECONDS: Final = 0.5
 _LARGEST_GROUP: Final = 512
 _FEW: Final = 32
 _GATHER_SECONDS: Final = 0.002
+_QUICK_SECONDS: Final = 0.003  # a commit that takes longer is worth waiting for those who would miss it
 _LOOK_SECONDS: Final = 0.05  # how often the waiting are looked through for those whose patience ended
 _IDLE_SECONDS: Final = 1.0  # without work for so long, the connection is tried: a dead one costs nobody a request
 _CONNECT_SECONDS: Final = 5.0
@@ -136,7 +137,8 @@ class GroupCommit:
         self._drain_pause = _PAUSES[0]
         self._arrival: asyncio.Future[None] | None = None
         self._enough: asyncio.Future[None] | None = None
-        self._last = 0  # how many the last group was of
+        self._last = 0  # how many the last group was of, and …
+        self._took = 0.0  # … the seconds that its commit took
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None  # kept: asking for it is a system call in Python 3.11
@@ -277,8 +279,9 @@ class GroupCommit:
             await self._arrival
             timer.cancel()
             self._arrival = None
-        # Those who were just answered may be about to ask again: waiting for them would leave PostgreSQL idle.
-        if self._waiting and len(self._waiting) + self._last < _FEW and not self._stopping:
+        # Where many come and commits are quick, PostgreSQL would only be idle until those just answered ask again.
+        begins = self._took < _QUICK_SECONDS and len(self._waiting) + self._last >= _FEW
+        if self._waiting and len(self._waiting) < _FEW and not begins and not self._stopping:
             self._enough = loop.create_future()
             timer = loop.call_later(_GATHER_SECONDS, _set, self._enough)
             await self._enough
@@ -354,7 +357,8 @@ class GroupCommit:
             self._went_away("PostgreSQL does not answer")
             raise _ConnectionLost from None
         self.answered_at = loop.time()
-        self._on_commit(fates, self.answered_at - begun)
+        self._took = self.answered_at - begun
+        self._on_commit(fates, self._took)
         if pairs:
             self._on_wake(pairs)
 
