@@ -3,6 +3,13 @@
 A limit belongs to the account that VTEX or the marketplace's manifest names. It is one bucket in Redis (GCRA, exact
 microseconds of Redis' clock), so that everybody sees the same. Nobody books further ahead than `LONGEST_SLEEP`.
 
+**Counted calls** (a burst of 1): the peer counts `rate` calls in any second and takes no more. Beside the bucket Redis
+keeps when each call of the last second starts, and the next one starts when fewer than `rate` of them lie within a
+second and `MARGIN` before it. That makes the law exact, so calls are paced evenly, but what was missed while somebody
+waited – a thread that overslept, a claim that ended – is made up for at once, up to `ARREARS`, instead of being lost.
+A call that started later than it was granted says so (`sent_late`), and one that was granted long before looks again
+(`still_to_wait`).
+
 **Order of service** (design 5): order, fulfilment, stock, price, catalog, load. The less important a context, the
 less far ahead it may book, so that what is more important always finds a place before it. A load – and catalog work
 that a load asked for – leaves a fifth of the bucket untouched and books nothing ahead.
@@ -45,8 +52,16 @@ LONGEST_SLEEP = 1.0
 LONGEST_HOLD = 900.0
 """Seconds; a peer that names a later time is asked again then."""
 SPENT = 0.965
-"""The part of a peer's rate that we use: calls granted evenly arrive a little unevenly. With a burst of 1 a peer that
-allows 50 calls counts 49 in any second, and has room for 36 ms of unevenness."""
+"""The part of a peer's rate that we use where it has a burst: calls granted evenly arrive a little unevenly."""
+MARGIN = 0.025
+"""Seconds by which a counted window is longer for us than for the peer: calls arrive with delays that differ."""
+ARREARS = 0.15
+"""Seconds' worth of counted calls that are made up for. They come together, and so leave as long a pause a second
+later, in which live work waits as well."""
+MOST_COUNTED = 1000
+"""Calls in a window up to which each is remembered; more are granted evenly, and never made up for."""
+LATE = 0.004
+"""Seconds after its token that a call may start without saying so; the margin has room for that."""
 NEAR = 0.06
 """Seconds that a store which had its part may book ahead (four calls where calls are rarer)."""
 ALONE = 0.25
@@ -58,6 +73,12 @@ ROOM_LIFE = 5.0
 """Seconds that room kept for a claim stays kept."""
 BRIEF = 0.01
 """Seconds: calls that an account makes in so little time need no room kept, and no trip to give it back."""
+
+LONG_AGO = 0.3
+"""Seconds after which a granted call looks again whether the window still has room for it: what started late a window
+before it is known by then. Others were granted when that was known already."""
+QUEUE = 0.25
+"""Seconds over which loads that wait for tokens return one after the other instead of all for the next token."""
 
 FEW = 32
 """Calls that may wait for tokens at once: the crew's part of one store, the threads of its claims, and some more."""
@@ -79,7 +100,8 @@ class Budget:
     """`rate` calls per second with `burst`, shared by everybody who names the same `account`; rate 0: no limit.
 
     In any second at most `rate` × 0.965 + `burst` calls start: `burst` is what the peer allows beyond its rate after a
-    quiet time. One that counts `rate` calls in any second allows nothing beyond: it has a burst of 1.
+    quiet time. One that counts `rate` calls in any second allows nothing beyond: it has a burst of 1, and then never
+    more than `rate` calls reach it in any second (a rate below 1: one call in as long as it takes).
     `obeyed`: seconds without calls that the peer's wish can cost at most.
     """
 
@@ -91,7 +113,19 @@ class Budget:
     @property
     def interval(self) -> int:
         """Whole microseconds between two calls: Lua's numbers hold a time of today exactly only when it is whole."""
+        if self.counted:
+            return math.ceil(self.window / self.counted)
         return math.ceil(1e6 / (self.rate * SPENT)) if self.rate > 0 else 0
+
+    @property
+    def counted(self) -> int:
+        """Calls that may start in any `window`; 0 when the peer has a burst and counts none."""
+        return max(1, int(self.rate)) if self.burst <= 1 and 0 < self.rate <= MOST_COUNTED else 0
+
+    @property
+    def window(self) -> int:
+        """In microseconds: a second and the margin, where the rate is a whole number."""
+        return math.ceil(1e6 * (self.counted / self.rate + MARGIN)) if self.counted else 0
 
     @property
     def depth(self) -> int:
@@ -246,6 +280,7 @@ class Limits:
         self._prefix = prefix
         self._room = Script("room.lua")
         self._hold = Script("hold.lua")
+        self._late = Script("late.lua")
         self._budgets: dict[str, Budget] = {}
         self._numbers = itertools.count(1)
         self._process = uuid.uuid4().hex[:8]
@@ -258,7 +293,7 @@ class Limits:
         self._budgets[budget.account] = budget
 
     def key(self, kind: str, account: str) -> str:
-        """The Redis key of an account's `limit`, `waiting`, `parts` or `kept`."""
+        """The Redis key of an account's `limit`, `waiting`, `parts`, `kept` or `sent`."""
         return f"{self._prefix}:{kind}:{account}"
 
     def hold_key(self, account: str, group: str) -> str:
@@ -306,6 +341,20 @@ class Limits:
         """Give back what a claim has not used of its room."""
         if ticket:
             self._board.ask("HDEL", self.key("kept", account), ticket)
+
+    def sent_late(self, budget: Budget, call: str, seconds: float) -> None:
+        """A call started so many seconds after its token; less than `LATE` is not worth the trip."""
+        if budget.counted and seconds > LATE:
+            self._moved(budget, call, math.ceil(seconds * 1e6))
+
+    def still_to_wait(self, budget: Budget, call: str, waited: float) -> float:
+        """Seconds that a call has to wait beyond its token, because others started late since it was granted."""
+        return self._moved(budget, call, 0) / 1e6 if budget.counted and waited > LONG_AGO else 0.0
+
+    def _moved(self, budget: Budget, call: str, by: int) -> int:
+        where = (self.key("sent", budget.account),)
+        answer = self._board.run(self._late, where, (call, by, budget.counted, budget.window))
+        return answer[0] if answer else 0
 
     def hold(self, account: str, group: str, seconds: float) -> None:
         """No call of this account and group by any process for so many seconds, at most `LONGEST_HOLD`."""

@@ -42,7 +42,7 @@ from hub.errors import (
     Unavailable,
     UnknownOutcome,
 )
-from hub.limits import HORIZONS, LONGEST_HOLD, LONGEST_SLEEP, Board, Budget, Limits, Script, rank_of
+from hub.limits import ARREARS, HORIZONS, LONGEST_HOLD, LONGEST_SLEEP, QUEUE, Board, Budget, Limits, Script, rank_of
 from hub.model import JsonTree
 from hub.redaction import Redactor
 from hub.wires import Wires, tls, watch
@@ -235,8 +235,13 @@ class Transport:
                 self._tls[verify] = tls(verify)
             return self._tls[verify]
 
-    def admit(self, name: Name, call: str, *, budget: Budget, who: Calling, total: float, horizon: float) -> Verdict:
-        """May this call start? Circuit, hold and token, for all processes in one step."""
+    def admit(
+        self, name: Name, call: str, *, budget: Budget, who: Calling, total: float, horizon: float, at: int = 0
+    ) -> Verdict:
+        """May this call start? Circuit, hold and token, for all processes in one step.
+
+        `at`: the time in microseconds, where it is not Redis' own.
+        """
         rank = rank_of(who.context, for_load=who.for_load)
         account, limits = budget.account, self.limits
         circuit, failed, _ = self.circuits.keys(name)
@@ -245,11 +250,13 @@ class Transport:
             (
                 circuit, failed, limits.hold_key(account, name.group), limits.key("limit", account),
                 limits.key("waiting", account), limits.key("parts", account), limits.key("kept", account),
+                limits.key("sent", account),
             ),
             (
                 call, int((total + LOOK_AGAIN) * 1e6), budget.interval, budget.depth,
                 int(min(HORIZONS[rank], horizon) * 1e6), rank, budget.spare(rank), name.store, who.ticket, budget.turn,
-                budget.near(rank), int((LONGEST_SLEEP - horizon) * 1e6),
+                budget.near(rank), int((LONGEST_SLEEP - horizon) * 1e6), budget.counted, budget.window,
+                int(ARREARS * 1e6), int(QUEUE * 1e6), at,
             ),
         )  # fmt: skip
         if answer is None:
@@ -420,6 +427,8 @@ class Peer:
                 circuits.ended(name, call, verdict, failure, f"{operation} {who.key or call}")
             else:
                 circuits.refused(name, call, verdict)
+            if watch.sent and watch.sent_at > told.due:
+                self._transport.limits.sent_late(self.budget, call, watch.sent_at - told.due)
             told.ended(ending)
         return answer
 
@@ -434,6 +443,7 @@ class Peer:
     def _admitted(self, name: Name, call: str, who: Calling, total: float, told: _Telling) -> Verdict:
         """Wait for the token, at most a second; more, or a hold, is `Throttled`."""
         while True:
+            asked = time.monotonic()
             verdict = self._transport.admit(
                 name, call, budget=self.budget, who=who, total=total, horizon=LONGEST_SLEEP - told.waited
             )
@@ -449,7 +459,11 @@ class Peer:
                 time.sleep(pause)
                 told.waited += pause
             if going:
-                told.starts()
+                more = self._transport.limits.still_to_wait(self.budget, call, pause)
+                if more > 0:
+                    time.sleep(more)
+                    told.waited += more
+                told.starts(asked + verdict.wait + more)
                 return verdict
 
     def _exchange(self, asked: _Asked) -> _Exchange:
@@ -543,7 +557,7 @@ class _Telling:
         self._peer, self._name, self._method, self._given = peer, name, method, path
         self.operation = operation
         self.waited = 0.0
-        self.began = time.monotonic()
+        self.began = self.due = time.monotonic()
         self.status: int | None = None
         self.size = 0
 
@@ -557,9 +571,9 @@ class _Telling:
         """Begins the call's errors."""
         return f"{self.operation} ({self._method} {self.path})"
 
-    def starts(self) -> None:
-        """The token is there."""
-        self.began = time.monotonic()
+    def starts(self, due: float) -> None:
+        """The token is there; the call was granted for `due`."""
+        self.began, self.due = time.monotonic(), due
 
     def ended(self, error: HubError | None) -> None:
         """Tell the observer."""

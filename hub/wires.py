@@ -32,17 +32,26 @@ LONGEST = 900.0
 
 
 class Watch(threading.local):
-    """What the running call of this thread may still take. `sent`: a byte of the request has been handed over."""
+    """What the running call of this thread may still take. `sent`: a byte of the request has been handed over.
+
+    `sent_at`: when the first one was.
+    """
 
     deadline: float = 0.0
     connect: float = 5.0
     sent: bool = False
+    sent_at: float = 0.0
 
     def begin(self, total: float, connect: float) -> None:
         """A call begins: `total` seconds from now for everything, `connect` of them for the connection."""
         self.deadline = time.monotonic() + total
         self.connect = connect
         self.sent = False
+
+    def sends(self) -> None:
+        """The request, or more of it, is handed over."""
+        if not self.sent:
+            self.sent, self.sent_at = True, time.monotonic()
 
     def left(self) -> float:
         """Seconds left; raises TimeoutError when there are none."""
@@ -64,12 +73,12 @@ class _Timed:
 
     def send(self, *args: Any, **kwargs: Any) -> int:
         self.settimeout(watch.left())  # type: ignore[attr-defined]  # mixed into a socket
-        watch.sent = True
+        watch.sends()
         return super().send(*args, **kwargs)  # type: ignore[misc, no-any-return]  # mixed into a socket
 
     def sendall(self, *args: Any, **kwargs: Any) -> None:
         self.settimeout(watch.left())  # type: ignore[attr-defined]  # mixed into a socket
-        watch.sent = True
+        watch.sends()
         super().sendall(*args, **kwargs)  # type: ignore[misc]  # mixed into a socket
 
 
