@@ -12,8 +12,12 @@ import platform
 import subprocess
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 
 from bench.measure import HEAD, Line
+from hub.errors import BadInput, Problem
+from tests.knobs import WRONG_USE, tell
 
 BENCHES = {
     "intake": "notifications taken by one intake process",
@@ -26,6 +30,7 @@ BENCHES = {
     "growth": "1,000,000 notifications over 20,000 SKUs",
     "reads": "reads at 10,000,000 states and interactions",
 }
+MORE = "BENCH_… in the environment makes runs shorter; the docstring of bench/NAME.py and bench/README.md say how."
 
 
 def _said(argv: list[str]) -> str:
@@ -39,20 +44,41 @@ def _machine() -> str:
     )
 
 
+def loaded(names: Sequence[str], env: Mapping[str, str]) -> tuple[dict[str, ModuleType], list[Problem]]:
+    """These benches, ready to run, and every knob that is wrong: a bench reads its own as it loads."""
+    gone = [name for name in sorted(env) if name.startswith("HUB_BENCH_")]
+    problems = [
+        Problem("input", field=name, fix="is not read; all knobs begin with BENCH_, see --help") for name in gone
+    ]
+    modules = {}
+    for name in names:
+        try:
+            modules[name] = importlib.import_module(f"bench.{name}")
+        except BadInput as wrong:
+            problems += wrong.problems
+    return modules, problems
+
+
 def main(names: list[str]) -> int:
     """Run these benchmarks, or all of them; 2 for a name that there is not, 1 when one did not run to the end."""
+    known = "\n".join(f"  {name:<11} {what}" for name, what in BENCHES.items())
+    if {"--help", "-h"} & set(names):
+        print(f'make bench, or make bench ARGS="intake engine" for these only:\n{known}\n{MORE}')
+        return 0
     unknown = [name for name in names if name not in BENCHES]
     if unknown:
-        known = "\n".join(f"  {name:<11} {what}" for name, what in BENCHES.items())
         print(f"no such benchmark: {', '.join(unknown)}\n{known}", file=sys.stderr)
-        return 2
+        return WRONG_USE
+    modules, problems = loaded(names or list(BENCHES), os.environ)
+    if problems:
+        return tell(problems)
     print(_machine())
     seen: list[Line] = []
     broken = []
-    for name in names or list(BENCHES):
+    for name, module in modules.items():
         print(f"\n## {name}: {BENCHES[name]}\n", flush=True)
         try:
-            found: list[Line] = importlib.import_module(f"bench.{name}").lines()
+            found: list[Line] = module.lines()
         except Exception:  # noqa: BLE001 – one bench that breaks must not hide the others
             traceback.print_exc()
             broken.append(name)

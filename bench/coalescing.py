@@ -21,11 +21,14 @@ from bench.measure import Line, Spread
 from bench.posting import closed_loop, post
 from bench.whole import UNLIMITED, WORKERS, Whole, published, running, spent
 from tests.cell import CATEGORIES, ROOT, Shop, until
+from tests.knobs import Knobs
 
-SKUS = int(os.environ.get("BENCH_SKUS", "5000"))
-NOTIFICATIONS = int(os.environ.get("BENCH_NOTIFICATIONS", "100000"))
-SAMPLE = int(os.environ.get("BENCH_SAMPLE", "5000"))
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
+knobs = Knobs(os.environ)
+SKUS = knobs.whole("BENCH_SKUS", 5_000)
+NOTIFICATIONS = knobs.whole("BENCH_NOTIFICATIONS", 100_000)
+SAMPLE = knobs.whole("BENCH_SAMPLE", 5_000)
+ROUNDS = knobs.whole("BENCH_ROUNDS", 5, most=1_000)
+knobs.settle()
 LATENCY = 0.05
 AT_ONCE = 32
 

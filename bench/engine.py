@@ -40,10 +40,14 @@ from hub.stores import Registry, SecretBox
 from tasks.app import make_app
 from tasks.wake import Waker
 from tasks.worker import TURN
+from tests.knobs import Knobs
 
 ROOT = Path(__file__).resolve().parent.parent
-SCALE = float(os.environ.get("BENCH_SCALE", "1"))
-ONLY = os.environ.get("BENCH_ONLY", "").split()
+knobs = Knobs(os.environ)
+SCALE = knobs.number("BENCH_SCALE", 1.0, least=0.001, most=1_000)
+ONLY = knobs.text("BENCH_ONLY").split()
+TURNS = knobs.whole("BENCH_ROUNDS", ROUNDS, most=1_000)
+knobs.settle()
 STORES = 10
 ONE, SHORT = "one key at a time", "one key per wake-up"
 OURS = {
@@ -288,7 +292,6 @@ def _best(seen: Mapping[str, Spread], *names: str) -> tuple[str, Spread]:
 
 def lines() -> list[Line]:
     """Keys a second with claims of 50 and of 10 and with one key at a time."""
-    rounds = int(os.environ.get("BENCH_ROUNDS", str(ROUNDS)))
     with scratch("hub-bench-") as files, Valkey(files / "valkey") as valkey, Postgres(files / "postgres") as postgres:
         bench = Bench(files, valkey, postgres)
         sides: dict[str, Callable[[], float]] = {name: lambda name=name: bench.ours(name) for name in OURS}  # type: ignore[misc]
@@ -303,7 +306,7 @@ def lines() -> list[Line]:
         if ONLY:
             sides = {name: side for name, side in sides.items() if any(part in name for part in ONLY)}
         try:
-            seen = alternating(sides, rounds=rounds)
+            seen = alternating(sides, rounds=TURNS)
         finally:
             bench.pool.close()
     if ONLY:

@@ -16,8 +16,12 @@ from bench.measure import Line, Spread, most_in_a_second, say
 from bench.plant import NO_LIMIT, Changes, Plant, Seller, Watched, p95, running_plant, together
 from hub import loads
 from tests.cell import until
+from tests.knobs import Knobs
 
-SMALL = os.environ.get("BENCH_SMALL") == "1"
+knobs = Knobs(os.environ)
+SMALL = knobs.on("BENCH_SMALL")
+ROWS = knobs.words("BENCH_ROWS", ("busy", "budget", "hang", "load"))
+knobs.settle()
 WINDOW = 15.0 if SMALL else 60.0
 PENDING = 5_000 if SMALL else 100_000
 EACH = 2_000 if SMALL else 20_000
@@ -36,9 +40,8 @@ UNPROTECTED = {
 
 def lines() -> list[Line]:
     """The first four rows of the table, each on a plant of its own."""
-    chosen = os.environ.get("BENCH_ROWS", "busy budget hang load").split()
     rows = {"busy": busy_stores, "budget": shared_budget, "hang": hanging_marketplace, "load": live_beside_a_load}
-    return [line for name, row in rows.items() if name in chosen for line in row()]
+    return [line for name, row in rows.items() if name in ROWS for line in row()]
 
 
 def _quiet(plant: Plant, **settings: object) -> Seller:

@@ -1,7 +1,7 @@
 """What grows when 1,000,000 notifications about 20,000 SKUs pass through the whole hub: memory, tables, indexes.
 
 Real intake, workers and sweep, simulators that answer at once. SKUs are registered first; then notifications come while
-workers drain them, and some of the stocks really change. HUB_BENCH_NOTIFICATIONS takes another number; SKUs are a
+workers drain them, and some of the stocks really change. `BENCH_NOTIFICATIONS` takes another number; SKUs are a
 fiftieth of it.
 """
 
@@ -21,6 +21,11 @@ from hub import loads
 from hub.db import migrate
 from hub.runtime.embedded import Postgres, Valkey, scratch
 from tests.cell import Cell, Shop, running_cell, until
+from tests.knobs import Knobs
+
+knobs = Knobs(os.environ)
+NOTIFICATIONS = knobs.whole("BENCH_NOTIFICATIONS", 1_000_000, least=100)
+knobs.settle()
 
 SETTLED = ("states", "answers", "bindings", "leases", "claims", "counters", "workers", "gates")
 """Tables that reach a size and stay there; `notices` and `interactions` grow until their days are dropped."""
@@ -49,7 +54,7 @@ class Sample:
 
 def lines() -> list[Line]:
     """Let them pass, look in between, judge the end by a tenth of the way."""
-    wanted = int(os.environ.get("HUB_BENCH_NOTIFICATIONS", "1000000"))
+    wanted = NOTIFICATIONS
     with _cell() as (cell, valkey):
         shop = cell.shop(
             "sandbox-replace",

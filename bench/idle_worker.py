@@ -16,6 +16,7 @@ from hub.settings import Settings
 from hub.stores import SecretBox
 from tasks.app import Lane
 from tasks.worker import TURN, run
+from tests.knobs import Knobs
 
 
 def read(_link: Link, item: Item) -> Item:
@@ -35,7 +36,9 @@ def main(lane: Lane) -> int:
     idle = {name: replace(CONTEXTS[name], read=read, decide=decide) for name in ("price", "stock")}
     settings = Settings.load(env=os.environ)
     box = SecretBox.from_env(os.environ)
-    turn = float(os.environ.get("BENCH_TURN", TURN))
+    knobs = Knobs(os.environ)
+    turn = knobs.number("BENCH_TURN", TURN, most=60.0)
+    knobs.settle()
     return run(settings, box, pools=["offers"], shards=frozenset({0}), lane=lane, known=idle, turn=turn)
 
 

@@ -36,13 +36,16 @@ from hub.db import migrate, open_pool
 from hub.runtime.embedded import Postgres, Valkey, scratch
 from hub.stores import Registry, SecretBox
 from tests.cell import free_port, until
+from tests.knobs import Knobs
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = float(os.environ.get("BENCH_SECONDS", "5"))
-TURNS = int(os.environ.get("BENCH_ROUNDS", str(ROUNDS)))
-OPEN_SECONDS = float(os.environ.get("BENCH_OPEN_SECONDS", "60"))
-OPEN_RATE = float(os.environ.get("BENCH_OPEN_RATE", "2000"))
-DRAIN = os.environ.get("BENCH_DRAIN", "1") == "1"
+knobs = Knobs(os.environ)
+SECONDS = knobs.number("BENCH_SECONDS", 5.0, least=0.1, most=3_600)
+TURNS = knobs.whole("BENCH_ROUNDS", ROUNDS, most=1_000)
+OPEN_SECONDS = knobs.number("BENCH_OPEN_SECONDS", 60.0, least=1.0, most=86_400)
+OPEN_RATE = knobs.number("BENCH_OPEN_RATE", 2_000.0, least=1.0, most=100_000)
+DRAIN = knobs.on("BENCH_DRAIN", default=True)
+knobs.settle()
 CONNECTIONS = 64
 STORES = 10
 

@@ -15,10 +15,13 @@ from datetime import datetime
 from bench.measure import Line, Spread, percentile
 from bench.whole import UNLIMITED, Whole, published, running, spent
 from tests.cell import Shop
+from tests.knobs import Knobs
 
-SKUS = int(os.environ.get("BENCH_SKUS", "500"))
-CHANGES = int(os.environ.get("BENCH_CHANGES", "1500"))
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
+knobs = Knobs(os.environ)
+SKUS = knobs.whole("BENCH_SKUS", 500)
+CHANGES = knobs.whole("BENCH_CHANGES", 1_500)
+ROUNDS = knobs.whole("BENCH_ROUNDS", 5, most=1_000)
+knobs.settle()
 RATE = 50.0
 LATENCY = 0.05
 CALLS = 2

@@ -24,10 +24,13 @@ from hub import loads
 from tasks.app import make_app
 from tasks.wake import Waker
 from tests.cell import CATEGORIES, ROOT, Shop
+from tests.knobs import Knobs
 
-SKUS = int(os.environ.get("BENCH_SKUS", "5000"))
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
-LIMITED = int(os.environ.get("BENCH_LIMITED", "1"))
+knobs = Knobs(os.environ)
+SKUS = knobs.whole("BENCH_SKUS", 5_000)
+ROUNDS = knobs.whole("BENCH_ROUNDS", 5, least=0, most=1_000)
+LIMITED = knobs.whole("BENCH_LIMITED", 1, least=0, most=1_000)
+knobs.settle()
 CALLS = 32
 """Calls under way at once: what one worker process has for all its claims, and the threads of the script."""
 LATENCY = 0.05

@@ -1,8 +1,8 @@
 """Reads beside a full cell: 10,000,000 states and as many interactions, each question asked with ever new parameters.
 
 The product's own functions are measured, not copies of their SQL. Warm: everything asked before; cold: a server just
-started, its files dropped from the system's cache. HUB_BENCH_ROWS takes another number of rows,
-HUB_BENCH_EXPLAIN=1 prints the plan of every statement asked.
+started, its files dropped from the system's cache. `BENCH_STATES` (10000000) is the number of states, and about that of
+interactions; `BENCH_EXPLAIN=1` prints the plan of every statement asked.
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ from hub.states import StoreStates
 from hub.stores import SecretBox
 from tasks.replay import Letters, letters
 from tests.fakes import CHANNEL, FakeMarketplace, FakeVtex, a_product, an_offer
+from tests.knobs import Knobs
 
+knobs = Knobs(os.environ)
+STATES = knobs.whole("BENCH_STATES", 10_000_000, least=1_000)
+EXPLAIN = knobs.on("BENCH_EXPLAIN")
+knobs.settle()
 SCHEMA = "hub"
 DAYS = 10
 BURST_SHARE = 0.4
@@ -88,7 +93,7 @@ class Shape:
 
 def lines() -> list[Line]:
     """Build the cell, ask, and judge: p95 of each question, warm; cold stands beside."""
-    shape = Shape.of(int(os.environ.get("HUB_BENCH_ROWS", "10000000")))
+    shape = Shape.of(STATES)
     with scratch("hub-bench-") as files:
         server = Postgres(files / "postgres", durable=False)  # nothing is written while it is measured
         with server:
@@ -103,7 +108,7 @@ def lines() -> list[Line]:
             )
         cold = _cold(server, shape)
         with server, _asking(server.url, shape) as asking:
-            if os.environ.get("HUB_BENCH_EXPLAIN"):
+            if EXPLAIN:
                 _explain(server.url, asking)
             found = [_line(asking, name, cold[name], size) for name in asking.questions]
             return [*found, _recounted(asking)]

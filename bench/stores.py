@@ -23,9 +23,13 @@ from bench.whole import WORKERS
 from hub.model import Ask, Urgency
 from hub.stores import token_digest
 from tests.cell import until
+from tests.knobs import Knobs
 
-SMALL = os.environ.get("BENCH_SMALL") == "1"
-COUNTS = [int(one) for one in os.environ.get("BENCH_STORES", "10 100 1000" if SMALL else "10 100 1000 10000").split()]
+knobs = Knobs(os.environ)
+SMALL = knobs.on("BENCH_SMALL")
+COUNTS = knobs.numbers("BENCH_STORES", (10, 100, 1_000) if SMALL else (10, 100, 1_000, 10_000), most=100_000)
+ROWS = knobs.words("BENCH_ROWS", ("pooled", "per_store", "added"))
+knobs.settle()
 KEYS = 3_000 if SMALL else 12_000
 MOST_PER_STORE = 1_000
 """Stores up to which the layout `per_store` is measured."""
@@ -38,13 +42,12 @@ CONSONANTS = "BCDFGHJKLMNPQRSTVWXYZ"
 
 def lines() -> list[Line]:
     """The curve of each layout, and the stores that are added at run time."""
-    chosen = os.environ.get("BENCH_ROWS", "pooled per_store added").split()
     found: list[Line] = []
-    if "pooled" in chosen:
+    if "pooled" in ROWS:
         found += curve("pooled", COUNTS)
-    if "per_store" in chosen:
+    if "per_store" in ROWS:
         found += curve("per_store", [count for count in COUNTS if count <= MOST_PER_STORE])
-    if "added" in chosen:
+    if "added" in ROWS:
         found += added_at_run_time()
     return found
 

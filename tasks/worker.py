@@ -72,6 +72,10 @@ class KeysDied(Exception):  # noqa: N818 – shown in Flower: says what happened
     """The task's result when a key of the claim used up its plan."""
 
 
+FORESEEN = (KeysDied, StorageAway)
+"""How a wake-up may fail without a traceback in the log; of an outage one line tells."""
+
+
 class Heart:
     """Beats for the process: while it does, its leases hold. Thread-safe."""
 
@@ -178,6 +182,9 @@ class Attempts:
                     return f"{slug}.{context}: this version has no such context; its keys stay as they are"
                 report = self._reconciler.attempt(link, context, first=first)
                 words += report.words
+        except StorageAway as away:
+            log.warning("%s.%s: a wake-up ends early: %s", slug, context, away)
+            raise
         finally:
             self._running.pop(token, None)  # a message that was delivered twice has one token
             self._follow_up(slug, context, token, report)
@@ -350,7 +357,7 @@ def run(
     attempts = Attempts(links, reconciler, waker, known, turn=turn)
     heart.on_beat.append(attempts.hold)
 
-    @app.task(name=ATTEMPT, bind=True, ignore_result=True, acks_late=True, throws=(KeysDied,))
+    @app.task(name=ATTEMPT, bind=True, ignore_result=True, acks_late=True, throws=FORESEEN)
     def attempt(task: Any, slug: str, context: str, *_more: Any, **_newer: Any) -> str:  # as later versions may send
         came = str((task.request.delivery_info or {}).get("routing_key") or "")
         return attempts.run(slug, context, task.request.id, first=not came.endswith(".more"))

@@ -1,14 +1,17 @@
 """The worker process: what it answers to a wake-up it cannot follow, and what it never prints."""
 
+import logging
 import subprocess
 import sys
 import textwrap
 from collections import Counter
 
 import pytest
+from celery import Celery
 
+from hub.db import StorageAway
 from hub.reconcile import Report
-from tasks.worker import Attempts, KeysDied
+from tasks.worker import FORESEEN, Attempts, KeysDied
 
 
 class Nobody:
@@ -52,6 +55,29 @@ def test_an_attempt_that_raised_lets_who_was_refused_meanwhile_follow():
     with pytest.raises(RuntimeError):
         Attempts(broken, broken, broken).run("acme-mkt", "stock", "token", first=True)
     assert broken.ended == (("acme-mkt", "stock"), "token", {"wanted": 0, "refused": 1})
+
+
+def test_an_absence_of_postgresql_is_told_in_one_line_and_the_wake_up_fails_as_ever(caplog):
+    class Away(Nobody):
+        def attempt(self, _link, _context, *, first):
+            raise StorageAway(f"PostgreSQL cannot be reached, first={first}")
+
+    away = Away()
+    attempts = Attempts(away, away, away)
+    app = Celery("away", set_as_current=False)
+
+    @app.task(throws=FORESEEN)
+    def attempt():
+        return attempts.run("acme-mkt", "stock", "token", first=True)
+
+    with caplog.at_level(logging.WARNING):
+        ended = attempt.apply()
+    assert ended.state == "FAILURE"
+    assert away.ended == (("acme-mkt", "stock"), "token", {"wanted": 0, "refused": 1})
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.exc_info is None
+    assert "PostgreSQL cannot be reached" in record.getMessage()
 
 
 def test_a_wake_up_that_is_delivered_twice_at_once_follows_up_twice():

@@ -373,7 +373,7 @@ def _secrets_given(source: str, fields: tuple[str, ...]) -> dict[Side, dict[str,
             "vtex": {field: secret(f"VTEX {field}") for field in VTEX_FIELDS},
             "marketplace": _filled({field: secret(f"marketplace {field}") for field in fields}),
         }
-    tree = _json_given(source or "-", "--credentials")
+    tree = _secrets_read(source)
     problems = [
         Problem("input", field=f"credentials.{name}", fix="unknown; write vtex and marketplace")
         for name in tree
@@ -392,7 +392,7 @@ def _secrets_given(source: str, fields: tuple[str, ...]) -> dict[Side, dict[str,
 def _one_side(source: str, side: Side, fields: tuple[str, ...]) -> dict[str, str]:
     if not source and sys.stdin.isatty():
         return _filled({field: secret(f"{side} {field}") for field in fields})
-    tree = _json_given(source or "-", "--credentials")
+    tree = _secrets_read(source)
     values, wrong = _texts(tree.get(side, tree), side, fields, required=side == "vtex")
     if wrong:
         raise BadInput(wrong)
@@ -415,23 +415,29 @@ def _filled(values: Mapping[str, str]) -> dict[str, str]:
     return {name: value.strip() for name, value in values.items() if value.strip()}
 
 
+def _secrets_read(source: str) -> dict[str, Any]:
+    """The credentials from the file that was named, or from standard input."""
+    return _json_given(source or "-", "--credentials" if source else "credentials on standard input")
+
+
 def _json_given(source: str, option: str) -> dict[str, Any]:
     """A JSON object from a file or standard input. Its text is never repeated: it may hold secrets."""
+    shown = "" if source == "-" else source
     try:
         raw = sys.stdin.read(LARGEST_FILE + 1) if source == "-" else _read(Path(source))
     except (OSError, UnicodeDecodeError) as fault:
-        refuse(option, source, f"cannot be read ({getattr(fault, 'strerror', None) or 'no UTF-8 text'})")
+        refuse(option, shown, f"cannot be read ({getattr(fault, 'strerror', None) or 'no UTF-8 text'})")
     if source == "-" and not raw.strip():
         refuse(option, "", "nothing came on standard input; write JSON to it, or name a file")
     if len(raw) > LARGEST_FILE:
-        refuse(option, source, f"is larger than {LARGEST_FILE} characters")
+        refuse(option, shown, f"is larger than {LARGEST_FILE} characters")
     try:
         tree = json.loads(raw or "null")
     except ValueError as fault:
         line = getattr(fault, "lineno", 1)
-        refuse(option, source, f"is no JSON (line {line})")
+        refuse(option, shown, f"is no JSON (line {line})")
     if not isinstance(tree, dict):
-        refuse(option, source, "must be a JSON object")
+        refuse(option, shown, "must be a JSON object")
     return tree
 
 

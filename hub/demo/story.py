@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -97,7 +99,8 @@ class Stage:
 
     def hub(self, *command: str, quiet: bool = False) -> str:
         """Run the command line as an operator would; its output is part of the story."""
-        self.say(f"[dim]$ hub {' '.join(command)}[/dim]")
+        typed = f"hub {shlex.join(command)}"
+        self.say(f"[dim]$ {escape(typed)}[/dim]")
         env = {**self.env, "NO_COLOR": "1", "COLUMNS": "110"}
         done = subprocess.run(
             [sys.executable, "-m", "hub.cli", *command],
@@ -107,7 +110,7 @@ class Stage:
             for line in (done.stdout + done.stderr).strip().splitlines():
                 self.console.print(f"  {line}", highlight=False, markup=False)
         if done.returncode not in (0, 1):
-            raise WrongEndError(f"`hub {' '.join(command)}` ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+            raise WrongEndError(f"`{typed}` ended with {done.returncode}: {done.stderr.strip()[-300:]}")
         return done.stdout
 
     # -- what the simulators say

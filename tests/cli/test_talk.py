@@ -129,9 +129,9 @@ def test_a_mistake_is_one_clear_sentence(hub: Hub, words: list[str], sentence: s
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ("", "--credentials: nothing came on standard input; write JSON to it, or name a file"),
-        ("{nonsense", "--credentials is '-': is no JSON (line 1)"),
-        ("[]", "--credentials is '-': must be a JSON object"),
+        ("", "credentials on standard input: nothing came on standard input; write JSON to it, or name a file"),
+        ("{nonsense", "credentials on standard input: is no JSON (line 1)"),
+        ("[]", "credentials on standard input: must be a JSON object"),
         ('{"vtex": {"app_key": "k"}, "amazon": {}}', "credentials.amazon: unknown; write vtex and marketplace"),
     ],
 )

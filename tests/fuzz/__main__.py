@@ -1,6 +1,6 @@
-"""`python -m tests.fuzz MINUTES [SEED]`: the fuzzing tests again and again, each piece with another seed, printed.
+"""`make fuzz`, or `python -m tests.fuzz [SEED]`: the fuzzing tests again and again, each piece with another seed.
 
-Ends at the first piece that fails, and says how to have that piece again.
+As long as MINUTES says (60). Ends at the first piece that fails and says how to have that piece again.
 """
 
 import os
@@ -8,27 +8,61 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hub.errors import BadInput
+from tests.knobs import Knobs, tell
+
+MINUTES = 60.0
+EXAMPLES = 150
+"""Cases of each kind in a piece."""
 
 
-def main(minutes: float, seed: int | None) -> int:
-    """The exit code: that of the piece that failed, else 0."""
-    ends = time.monotonic() + minutes * 60
+@dataclass(frozen=True)
+class Asked:
+    """How long, from which seed on (none: ever new ones), how many cases of each kind in a piece."""
+
+    minutes: float
+    seed: int | None
+    examples: int
+
+
+def asked(arguments: Sequence[str], env: Mapping[str, str]) -> Asked:
+    """Read SEED from the arguments and the rest from the environment. `BadInput` with every problem."""
+    names = ("MINUTES", "HUB_FUZZ_EXAMPLES")
+    knobs = Knobs(
+        {name: env.get(name, "") for name in names} | {"SEED": " ".join(arguments)},
+        written={"SEED": "the seed in ARGS"},
+    )
+    minutes = knobs.number("MINUTES", MINUTES, least=0.01, most=100_000)
+    seed = knobs.whole("SEED", 0, least=0, most=2**31 - 1) if knobs.text("SEED") else None
+    examples = knobs.whole("HUB_FUZZ_EXAMPLES", EXAMPLES, most=1_000_000)
+    knobs.settle()
+    return Asked(minutes, seed, examples)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit code: that of the piece that failed, 2 for wrong arguments, else 0."""
+    try:
+        chosen = asked(arguments, os.environ)
+    except BadInput as wrong:
+        return tell(wrong.problems)
+    ends = time.monotonic() + chosen.minutes * 60
     pieces = 0
     while True:
-        chosen = random.SystemRandom().randrange(2**31) if seed is None else seed + pieces
-        examples = os.environ.get("HUB_FUZZ_EXAMPLES", "400")
-        sys.stderr.write(f"piece {pieces + 1}: seed {chosen}\n")
-        argv = [sys.executable, "-m", "pytest", "-q", "-x", "tests/fuzz"]
-        code = subprocess.run(
-            [*argv, f"--hypothesis-seed={chosen}"], env={**os.environ, "HUB_FUZZ_EXAMPLES": examples}, check=False
-        ).returncode
+        seed = random.SystemRandom().randrange(2**31) if chosen.seed is None else chosen.seed + pieces
+        sys.stderr.write(f"piece {pieces + 1}: seed {seed}\n")
+        argv = [sys.executable, "-m", "pytest", "-q", "-x", "tests/fuzz", f"--hypothesis-seed={seed}"]
+        env = {**os.environ, "HUB_FUZZ_EXAMPLES": str(chosen.examples)}
+        code = subprocess.run(argv, env=env, check=False).returncode
         pieces += 1
         if code:
-            sys.stderr.write(f"again: make fuzz MINUTES=0 ARGS={chosen}\n")
+            sys.stderr.write(f"again: make fuzz MINUTES=1 ARGS={seed} HUB_FUZZ_EXAMPLES={chosen.examples}\n")
             return code
         if time.monotonic() >= ends:
             return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None))
+    sys.exit(main(sys.argv[1:]))
