@@ -1,10 +1,12 @@
 """Measuring promises about time on a machine that may be busy: what is too slow only now and then is the machine's."""
 
+from __future__ import annotations
+
 import functools
 import threading
 import time
 from collections.abc import Callable
-from typing import ParamSpec, Self
+from typing import ClassVar, ParamSpec, Self
 
 P = ParamSpec("P")
 
@@ -26,8 +28,11 @@ def quickest(measured: Callable[[], float], *, below: float, above: float = 0.0,
 class Lateness:
     """How much later than they wanted threads of this process got to run, in seconds, at the worst, while it is open.
 
-    The control of a measurement: whatever this machine does to everybody it does to this one too.
+    The control of a measurement: whatever this machine does to everybody it does to this one too. What other processes
+    that took part saw of it is added with `were_late`.
     """
+
+    open: ClassVar[list[Lateness]] = []
 
     def __init__(self) -> None:
         self.worst = 0.0
@@ -35,18 +40,26 @@ class Lateness:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
+        self.open.append(self)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        self.open.remove(self)
 
     def _watch(self) -> None:
         while not self._over.is_set():
             began = time.monotonic()
             time.sleep(0.001)
             self.worst = max(self.worst, time.monotonic() - began - 0.001)
+
+
+def were_late(seconds: float) -> None:
+    """A process of the story that is told now says how late its threads ran; every open `Lateness` counts it."""
+    for control in Lateness.open:
+        control.worst = max(control.worst, seconds)
 
 
 class TooLate(AssertionError):  # noqa: N818 – named for what happened, as in `hub.errors`

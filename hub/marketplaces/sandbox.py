@@ -27,6 +27,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from stdnum import ean
 
 from hub.errors import AuthLost, NotFound, Problem, Refusal, Unavailable, UnknownOutcome
+from hub.integration import keepable
 from hub.marketplaces import Account, Adapter
 from hub.model import (
     Action,
@@ -707,10 +708,10 @@ def house_problems(house: _House, dialect: Dialect, currency: str) -> list[Probl
     problems = []
     if house.profile and house.profile != dialect.profile:
         fix = f"it is not an account of {dialect.manifest.name}: correct marketplace or marketplace_url"
-        problems.append(Problem("input", "account profile", house.profile, fix))
+        problems.append(Problem("input", "account profile", keepable(house.profile)[:40], fix))
     if house.currency and house.currency != currency:
         fix = f"the store sells in {currency}: choose an account or a sales channel of the same currency"
-        problems.append(Problem("input", "account currency", house.currency, fix))
+        problems.append(Problem("input", "account currency", keepable(house.currency)[:40], fix))
     if house.schema_version != SCHEMA_VERSION:
         fix = f"categories changed since version {SCHEMA_VERSION}: update the hub to see problems before sending"
         problems.append(Problem("input", "category tree", str(house.schema_version), fix))

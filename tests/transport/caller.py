@@ -1,6 +1,6 @@
 """One process of several that call the same peer; told by one line of JSON, begins at the second line, says what came.
 
-Each of its threads calls as fast as it is let, until the time is over.
+Each of its threads calls as fast as it is let, until the time is over. What came is told with how late its threads ran.
 """
 
 import json
@@ -13,6 +13,7 @@ from collections import Counter
 from hub.circuits import StandardPatience
 from hub.errors import HubError, NotNow
 from hub.transport import Calling, Transport, calling
+from tests.timing import Lateness
 
 
 def main() -> None:
@@ -46,11 +47,12 @@ def main() -> None:
                 came[word] += 1
 
     threads = [threading.Thread(target=work, args=(thread,)) for thread in range(told.get("threads", 3))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    sys.stdout.write(json.dumps(came) + "\n")
+    with Lateness() as control:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    sys.stdout.write(json.dumps({"came": came, "late": control.worst}) + "\n")
 
 
 if __name__ == "__main__":
