@@ -1,6 +1,8 @@
-"""HTTP for strangers: whoever sends endless headers, or sends for too long, is told so and cut off.
+"""HTTP for strangers: whoever sends endless headers, sends for too long or never reads is told so and cut off.
 
-uvicorn bounds neither the size of a request's head nor the time a request may take to arrive; this protocol does.
+uvicorn bounds neither the size of a request's head and trailers, nor the time a request may take to arrive, nor how
+many requests wait on one connection, nor how long an answer waits to be read; this protocol does. An `Upgrade` is
+ignored, as RFC 9110 7.8 allows: httptools would take the body of such a request for the next request.
 """
 
 from __future__ import annotations
@@ -12,14 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import httptools
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 Refused = Callable[[str], None]
 """Told why a request was refused, in the words of the metrics."""
 
 _LOOK_SECONDS: Final = 0.5
+_PIECE: Final = 2_048  # bytes that are parsed before it is looked how much waits by now
+_FRAMING: Final = 16  # bytes that a chunk may need around it
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:
@@ -32,12 +38,20 @@ logging.getLogger("uvicorn.error").addFilter(_worth_telling)
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one request may take: bytes of its head and body, seconds until all of it is here, bodies at a time."""
+    """What strangers may take.
+
+    Of one request: bytes of its head, of its trailers and chunk extensions, of its body, and seconds until all of it is
+    here. Of one connection: requests that wait before no more is read, and seconds for which an answer may wait to be
+    read. Of all: bodies that arrive at a time, and how many of these for one store.
+    """
 
     head_bytes: int = 32 * 1024
     body_bytes: int = 256 * 1024
     arrival_seconds: float = 10.0
     bodies: int = 512
+    bodies_of_one: int = 128
+    waiting: int = 16
+    answer_seconds: float = 10.0
 
 
 def bounded(bounds: Bounds, refused: Refused) -> type[asyncio.Protocol]:
@@ -50,9 +64,20 @@ def bounded(bounds: Bounds, refused: Refused) -> type[asyncio.Protocol]:
     return Bounded
 
 
+class _Flow(FlowControl):
+    """Reads no more of a connection on which enough waits, whoever asks for more."""
+
+    full = False
+
+    def resume_reading(self) -> None:
+        if not self.full:
+            super().resume_reading()
+
+
 class _BoundedProtocol(HttpToolsProtocol):
     _bounds: Bounds
     _refused: Refused
+    flow: _Flow
 
     def __init__(
         self,
@@ -64,13 +89,20 @@ class _BoundedProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._begun: float | None = None  # when the first byte of the request that is arriving came
         self._in_head = True
-        self._head_bytes = 0
-        self._piece = 0
+        self._other_bytes = 0  # what came of this head, or after it, and is no body
         self._cut = False
+        self._ended = False  # the sender sends no more, and may wait for answers
+        self._held: memoryview | None = None  # what came and waits until there is room for its requests
+        self._served: RequestResponseCycle | None = None
+        self._asked: tuple[bytes, bytes] | None = None  # method and version of a request that asks for an upgrade
+        self._unread: tuple[float, int] | None = None  # since when nothing of the answers is read, and how much
         self._timer: asyncio.TimerHandle | None = None
+
+    # ------------------------------------------------------------ the connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
+        self.flow = _Flow(transport)
         self._begun = self.loop.time()  # a connection that never sends counts as a request that does not arrive
         self._timer = self.loop.call_later(_LOOK_SECONDS, self._look)
 
@@ -78,19 +110,128 @@ class _BoundedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._cut = True
+        self._drop_waiting()
+        if self._served is not None and not self._served.response_complete:
+            self._served.disconnected = True
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._cut:
             return
+        self._unset_keepalive_if_required()
+        if self._held is None and len(data) <= _PIECE:
+            self._feed(data)
+            if self.pipeline and len(self.pipeline) >= self._bounds.waiting:
+                self._hold(None)
+        elif self._held is None:
+            self._take(memoryview(data))
+        else:  # it was under way when reading was paused
+            self._held = memoryview(b"".join((self._held, data)))
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's never keeps the connection
+        """Whoever sends no more gets the answers to what came whole before that."""
+        if not self._ended:
+            self._ended = not self._cut and (self._held is not None or self._owes())
+        return self._ended
+
+    def resume_writing(self) -> None:
+        self._unread = None
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.flow.full:
+            if not self.pipeline:
+                self.loop.call_soon(self._go_on)
+        elif self._ended and not self.pipeline and self._served is not None and self._served.response_complete:
+            self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _take(self, data: memoryview) -> None:
+        """Parse piece by piece, as long as there is room for what it holds."""
+        for start in range(0, len(data), _PIECE):
+            self._feed(data[start : start + _PIECE])
+            if self._cut:
+                return
+            if len(self.pipeline) >= self._bounds.waiting:
+                self._hold(data[start + _PIECE :] or None)
+                return
+
+    def _hold(self, rest: memoryview | None) -> None:
+        self._held = rest
+        self.flow.pause_reading()
+        self.flow.full = True
+
+    def _go_on(self) -> None:
+        if self._cut or self.pipeline:
+            return
+        self.flow.full = False
+        held, self._held = self._held, None
+        if held is not None:
+            self._take(held)
+        if self._cut or self.flow.full:
+            return
+        if not self._ended:
+            self.flow.resume_reading()
+        elif not self._owes():
+            self.transport.close()
+
+    def _owes(self) -> bool:
+        """Is there an answer to give, now that nothing more comes? A request that is not whole gets none."""
+        cycle = self.cycle
+        if self.pipeline:
+            if cycle.more_body:
+                self.pipeline.popleft()
+            return True  # to the one that is served
+        return cycle is not None and not cycle.more_body and not cycle.response_complete
+
+    def _drop_waiting(self) -> None:
+        self.pipeline.clear()
+        self._held = None
+
+    # ------------------------------------------------------------ the request that is arriving
+
+    def _feed(self, piece: bytes | memoryview) -> None:
         if self._begun is None:
             self._begun = self.loop.time()
-        self._piece = len(data)
-        super().data_received(data)
-        if self._in_head and not self._cut and self._begun is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._bounds.head_bytes:
-                self._cut_off(431, "head_too_large", "head", f"send at most {self._bounds.head_bytes} bytes of headers")
+        self._other_bytes += len(piece)
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            if not self._cut:
+                self._feed_without_upgrade(bytes(piece[upgrade.args[0] :]))
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        else:
+            if self._other_bytes > self._bounds.head_bytes and not self._cut:
+                where = "headers" if self._in_head else "trailers and chunk extensions"
+                self._too_large(where)
+
+    def _feed_without_upgrade(self, rest: bytes) -> None:
+        """The same request again, for a parser that does not know of the upgrade that it asks for."""
+        if self._asked is None:  # CONNECT: what follows it is no HTTP, and is not read
+            self._ended = True
+            self.flow.pause_reading()
+            self.flow.full = True
+            return
+        method, version = self._asked
+        self._asked = None
+        lines = [method + b" " + self.url + b" HTTP/" + version]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b",".join(one for one in value.split(b",") if one.strip().lower() != b"upgrade")
+            if name != b"upgrade" and (value or name != b"connection"):
+                lines.append(name + b": " + value)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._other_bytes = 0
+        self._feed(b"\r\n".join([*lines, b"", b""]))
+        if rest and not self._cut:
+            self._feed(rest)
 
     def send_400_response(self, msg: str) -> None:
         if self._cut:  # what follows a refused head is not read at all
@@ -101,45 +242,78 @@ class _BoundedProtocol(HttpToolsProtocol):
         if self.pipeline or (unanswered and (self._in_head or cycle.response_started)):
             self._hang_up()  # a 400 now would be read as the answer to a request before this one
         else:
+            self._cut = True
             super().send_400_response(msg)
 
     def on_headers_complete(self) -> None:
         if self._cut:
             return
+        if self._begun is None:  # it came in one piece with the end of the request before it
+            self._begun = self.loop.time()
         # A piece may hold much else: only when all that came is too much, the head is measured.
         if (
-            self._head_bytes + self._piece > self._bounds.head_bytes
+            self._other_bytes > self._bounds.head_bytes
             and len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             > self._bounds.head_bytes
         ):
-            self._cut_off(431, "head_too_large", "head", f"send at most {self._bounds.head_bytes} bytes of headers")
+            self._too_large("headers")
             return
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._asked = self.parser.get_method(), self.parser.get_http_version().encode()
+            return
+        for name, _ in self.headers:
+            if name == b"host":
+                break
+        else:
+            if self.parser.get_http_version() == "1.1":  # RFC 9112 3.2
+                self._cut_off(400, "no_host", "Host", "send this header, as HTTP/1.1 demands")
+                return
         self._in_head = False
+        self._other_bytes = 0
         super().on_headers_complete()
+        self.headers = []  # what comes after the body is not one of the request's headers (RFC 9110 6.5.1)
 
     def on_body(self, body: bytes) -> None:
         if not self._cut:
+            other = self._other_bytes - len(body) - _FRAMING
+            self._other_bytes = other if other > 0 else 0
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._asked is not None:
+            return
         self._begun = None
         self._in_head = True
-        self._head_bytes = 0
+        self._other_bytes = 0
         if not self._cut:
             super().on_message_complete()
 
+    # ------------------------------------------------------------ the end of patience
+
     def _look(self) -> None:
         self._timer = self.loop.call_later(_LOOK_SECONDS, self._look)
-        if self._begun is None or self._cut or self.loop.time() - self._begun < self._bounds.arrival_seconds:
+        now = self.loop.time()
+        waits = self.transport.get_write_buffer_size()
+        if self._unread is None or waits < self._unread[1]:
+            self._unread = (now, waits) if waits else None
+        elif now - self._unread[0] >= self._bounds.answer_seconds:
+            self._refused("unread")
+            self._hang_up()
+            self.transport.abort()  # closing would wait for the reader
+            return
+        if self._begun is None or self._cut or now - self._begun < self._bounds.arrival_seconds:
             return
         self._cut_off(408, "slow", "request", f"send the whole request within {self._bounds.arrival_seconds:g} seconds")
 
+    def _too_large(self, what: str) -> None:
+        self._cut_off(431, "head_too_large", "head", f"send at most {self._bounds.head_bytes} bytes of {what}")
+
     def _cut_off(self, status: int, why: str, field: str, fix: str) -> None:
         self._cut = True
+        self._refused(why)
         # While a head arrives, `cycle` is still that of the request before it.
         before = self.cycle is None or self.cycle.response_complete
-        if before if self._in_head else not self.cycle.response_started:
-            self._refused(why)
+        if not self.pipeline and (before if self._in_head else not self.cycle.response_started):
             body = json.dumps({"error": f"{field}: {fix}"}).encode()
             self.transport.write(
                 STATUS_LINE[status]
@@ -152,6 +326,7 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def _hang_up(self) -> None:
         self._cut = True
+        self._drop_waiting()
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True  # whoever reads the body learns that there is nobody to answer
             self.cycle.message_event.set()

@@ -56,6 +56,8 @@ _FULL_SECONDS: Final = 0.025  # before a pair is asked about again that has as m
 _FRESH_SECONDS: Final = 5.0  # an answer of PostgreSQL that old still counts as "reachable"
 _DRAINED_BYTES: Final = 4 * 1024 * 1024  # of a body that is too large, so that its sender can read the answer
 _SLOTS: Final = 64
+_RENDERINGS: Final = 50  # of the metrics in a second; who asks more often gets the last one
+_QUERY_FIELDS: Final = 20
 _BACKLOG: Final = 2_048
 
 log = logging.getLogger("hub.intake")
@@ -318,6 +320,10 @@ class Intake:
         self._figures = figures
         self._bounds = bounds
         self._bodies = 0
+        self._bodies_of: dict[int, int] = {}
+        self._page = b""  # of metrics
+        self._page_second = 0
+        self._page_renderings = 0
         self._pages: Mapping[str, Callable[[], tuple[int, bytes, bytes]]] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
@@ -335,7 +341,7 @@ class Intake:
             return
         try:
             door, reader = self._entrance(scope)
-            kept = reader(door, await self._body(receive, scope), scope, self._commit.now())
+            kept = reader(door, await self._body(receive, scope, door.store), scope, self._commit.now())
             verdict = await self._commit.store(kept.notices, kept.asks)
             if verdict is not Verdict.STORED:
                 raise _unstored(verdict)
@@ -370,15 +376,17 @@ class Intake:
             raise _Refused(405, "method", [Problem("input", field="method", value=scope["method"], fix=_HOW)])
         return door, reader
 
-    async def _body(self, receive: Receive, scope: Scope) -> bytes:
+    async def _body(self, receive: Receive, scope: Scope, store: int) -> bytes:
         if (announced := _number(scope, b"content-length")) > self._bounds.body_bytes:
             # Answered before it is read. What comes nevertheless is thrown away within the time that a request has;
             # who waits for a 100 and may now send nothing would leave the end of this request open.
             raise self._too_large(f"{announced} bytes", close=_header(scope, "expect") is not None)
-        if self._bodies >= self._bounds.bodies:
+        of_store = self._bodies_of.get(store, 0)
+        if self._bodies >= self._bounds.bodies or of_store >= self._bounds.bodies_of_one:
             fix = "send it again in a moment; too many bodies arrive at once"
             raise _Refused(503, "busy", [Problem("input", fix=fix)], close=True)
         self._bodies += 1
+        self._bodies_of[store] = of_store + 1
         try:
             pieces: list[bytes] = []
             size = 0
@@ -402,6 +410,10 @@ class Intake:
                     return b"".join(pieces)
         finally:
             self._bodies -= 1
+            if self._bodies_of[store] > 1:
+                self._bodies_of[store] -= 1
+            else:
+                del self._bodies_of[store]
 
     def _too_large(self, found: str, *, close: bool) -> _Refused:
         fix = f"send at most {self._bounds.body_bytes} bytes in one body"
@@ -448,8 +460,13 @@ class Intake:
         return (503 if obstacles else 200), b"application/json", body
 
     def _metrics(self) -> tuple[int, bytes, bytes]:
-        page = prometheus_client.generate_latest(self._figures.registry)
-        return 200, prometheus_client.CONTENT_TYPE_LATEST.encode(), page
+        second = int(time.monotonic())
+        if second != self._page_second:
+            self._page_second, self._page_renderings = second, 0
+        self._page_renderings += 1
+        if self._page_renderings <= _RENDERINGS:  # it takes as long as several notifications
+            self._page = prometheus_client.generate_latest(self._figures.registry)
+        return 200, prometheus_client.CONTENT_TYPE_LATEST.encode(), self._page
 
 
 # ---------------------------------------------------------------- what the routes make of a body
@@ -487,7 +504,13 @@ def _event(door: Door, body: bytes, scope: Scope, at: int) -> _Kept:
 def _result(door: Door, body: bytes, scope: Scope, at: int) -> _Kept:
     """VTEX says what became of an order it was given; the context order decides what that means."""
     said = events.read_result(body, account=door.account)
-    named = urllib.parse.parse_qs(scope["query_string"].decode("ascii", "replace"), max_num_fields=20).get("an", [])
+    query = scope["query_string"].decode("ascii", "replace")
+    try:
+        named = urllib.parse.parse_qs(query, max_num_fields=_QUERY_FIELDS).get("an", [])
+    except ValueError:
+        found = f"{query.count('&') + 1} fields"
+        fix = f"send at most {_QUERY_FIELDS} fields"
+        raise BadInput([Problem("input", field="query", value=found, fix=fix)]) from None
     accounts = {said.account, *(notification.plain_account(name) for name in named)}
     # Without an order id nobody can tell whose result it is; the order's own timer finds out.
     fate = _fate(door, foreign=accounts != {door.account} or said.order_id is None)

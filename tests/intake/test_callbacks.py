@@ -130,3 +130,10 @@ def test_an_unreadable_result_is_refused_with_all_its_problems(intake: Running) 
     assert answer.status == 400
     assert {problem["field"] for problem in answer.body["problems"]} == {"accountName", "marketplaceOrderId"}
     assert intake.post(f"{token}/{RESULT}", raw=b"<xml/>").status == 400
+
+
+def test_a_result_with_too_many_fields_in_its_query_is_refused(intake: Running) -> None:
+    token = intake.add_store()
+    answer = post_result(intake, token, query="?an=acme" + "&a=1" * 20)
+    assert (answer.status, answer.body["problems"][0]["field"]) == (400, "query")
+    assert post_result(intake, token, query="?an=acme" + "&a=1" * 19).status == 200

@@ -1,0 +1,169 @@
+"""One connection may neither stop the others nor deceive: pipelines, trailers, upgrades, half-closed connections."""
+
+import json
+import logging
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tasks.bounded_http import Bounds
+from tests.intake.conftest import UNHURRIED, Running, serving, until
+
+BOUNDS = Bounds(head_bytes=4_096, body_bytes=10_000, bodies=8, bodies_of_one=2, waiting=4, answer_seconds=1.5)
+BODY = b'{"IdSku":1}'
+
+
+@pytest.fixture(scope="module")
+def intake(module_database: str) -> Iterator[Running]:
+    with serving(module_database, bounds=BOUNDS, patience=UNHURRIED) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def token(intake: Running) -> str:
+    return intake.add_store()
+
+
+def connect(intake: Running) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(intake.url.rsplit(":", 1)[1])), timeout=15)
+
+
+def request(token: str, *, body: bytes = BODY, more: str = "") -> bytes:
+    return f"POST /{token} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{more}\r\n".encode() + body
+
+
+def statuses(received: bytes) -> list[int]:
+    return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)]
+
+
+def read_to_the_end(connection: socket.socket) -> bytes:
+    received = b""
+    while piece := connection.recv(65_536):
+        received += piece
+    return received
+
+
+def read(connection: socket.socket, answers: int) -> list[int]:
+    received = b""
+    while len(statuses(received)) < answers and (piece := connection.recv(65_536)):
+        received += piece
+    return statuses(received)
+
+
+def test_those_who_ask_much_and_never_read_are_cut_off_while_others_are_served(intake: Running, token: str) -> None:
+    asked = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 20_000
+    with ExitStack() as held:
+        for _ in range(10):
+            connection = held.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            connection.connect(("127.0.0.1", int(intake.url.rsplit(":", 1)[1])))
+            connection.setblocking(False)
+            connection.send(asked)
+        began = time.monotonic()
+        assert intake.post(token, {"IdSku": 1}).status == 200
+        assert time.monotonic() - began < 5, "what waits on a connection is not parsed before there is room for it"
+        until(lambda: intake.refused("unread") == 10)
+
+
+def test_whoever_reads_gets_all_of_a_long_pipeline_in_order(intake: Running, token: str) -> None:
+    known, unknown = request(token), request("nobody", body=b"x" * 3_000)
+    with connect(intake) as connection:
+        connection.sendall((known + unknown) * 50 + b"".join([known, request("nobody")] * 10))
+        assert read(connection, 120) == [200, 404] * 60
+        connection.sendall(known)  # and the connection goes on
+        assert read(connection, 1) == [200]
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"2\r\n{}\r\n0\r\n" + b"a: b\r\n" * 1_500, b"2\r\n{}\r\n0\r\nx: " + b"a" * 9_000, b"2;" + b"a" * 9_000],
+    ids=["trailers", "one trailer", "extension of a chunk"],
+)
+def test_what_surrounds_a_chunked_body_is_bounded(intake: Running, token: str, endless: bytes) -> None:
+    head = f"POST /{token} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    before = intake.refused("head_too_large")
+    with connect(intake) as connection:
+        connection.sendall(head + endless)
+        received = read_to_the_end(connection)
+    assert statuses(received) == [431]
+    assert b"at most 4096 bytes of trailers" in received
+    assert intake.refused("head_too_large") == before + 1
+
+
+def test_many_small_chunks_and_a_few_trailers_are_a_body_like_others(intake: Running, token: str) -> None:
+    body = json.dumps({"IdSku": 1, "x": "y" * 3_000}).encode()
+    chunks = b"".join(b"1\r\n%c\r\n" % one for one in body) + b"0\r\nX-Checksum: 1\r\n\r\n"
+    with connect(intake) as connection:
+        connection.sendall(f"POST /{token} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + chunks)
+        assert read(connection, 1) == [200]
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["at once", "head first"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_an_upgrade_is_ignored_and_the_body_stays_a_body(
+    intake: Running, token: str, chunked: bool, apart: bool
+) -> None:
+    smuggled = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(smuggled)}"
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(smuggled), smuggled) if chunked else smuggled
+    more = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    head = f"POST /{token} HTTP/1.1\r\nHost: x\r\n{more}{length}\r\n\r\n".encode()
+    with connect(intake) as connection:
+        if apart:
+            connection.sendall(head + body[:2])
+            until(lambda: intake.get("livez").ok)
+            connection.sendall(body[2:] + request(token, more=more))
+        else:
+            connection.sendall(head + body + request(token, more=more))
+        assert read(connection, 2) == [400, 200], "the body is no JSON; what follows is the next request"
+        connection.sendall(request(token))
+        assert read(connection, 1) == [200]
+
+
+def test_one_store_cannot_take_the_room_of_the_bodies_of_all_others(intake: Running, token: str) -> None:
+    other = intake.add_store("other-mkt", "other", "THR")
+    with ExitStack() as held:
+        for _ in range(BOUNDS.bodies_of_one):
+            connection = held.enter_context(connect(intake))
+            connection.sendall(request(token)[:-1])
+        for _ in range(2 * BOUNDS.bodies):  # as many as ever: the store has no more room
+            connection = held.enter_context(connect(intake))
+            connection.sendall(request(token)[:-1])
+            assert read(connection, 1) == [503]
+        assert intake.post(other, {"IdSku": 1}).status == 200
+        assert intake.post("nobody", {"IdSku": 1}).status == 404
+    until(lambda: intake.post(token, {"IdSku": 1}).status == 200)
+
+
+def test_bad_requests_are_counted_and_not_logged(intake: Running, token: str, caplog: pytest.LogCaptureFixture) -> None:
+    before = intake.refused("no_http")
+    with caplog.at_level(logging.INFO):
+        for sent in (b"\x00\xff garbage\r\n\r\n", request(token, more="Connection: upgrade\r\nUpgrade: websocket\r\n")):
+            with connect(intake) as connection:
+                connection.sendall(sent)
+                assert read(connection, 1)[0] in {400, 200}
+    assert intake.refused("no_http") == before + 1
+    assert not [record for record in caplog.records if record.name == "uvicorn.error"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_who_sends_no_more_still_gets_the_answers_to_what_came_whole(intake: Running, token: str, count: int) -> None:
+    with connect(intake) as connection:
+        connection.sendall(request(token) * count + request(token)[:-3])
+        connection.shutdown(socket.SHUT_WR)
+        assert statuses(read_to_the_end(connection)) == [200] * count
+
+
+def test_a_request_without_host_is_refused(intake: Running, token: str) -> None:
+    with connect(intake) as connection:
+        connection.sendall(f"POST /{token} HTTP/1.1\r\nContent-Length: 11\r\n\r\n".encode() + BODY)
+        received = read_to_the_end(connection)
+    assert statuses(received) == [400]
+    assert b"Host: send this header" in received
+    with connect(intake) as connection:  # HTTP/1.0 knows none
+        connection.sendall(f"POST /{token} HTTP/1.0\r\nContent-Length: 11\r\n\r\n".encode() + BODY)
+        assert statuses(read_to_the_end(connection)) == [200]
