@@ -140,16 +140,14 @@ class _BoundedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def on_response_complete(self) -> None:
+        if self.pipeline:
+            self._served = self.pipeline[-1][0]
         super().on_response_complete()
         if self.flow.full:
             if not self.pipeline:
                 self.loop.call_soon(self._go_on)
         elif self._ended and not self.pipeline and self._served is not None and self._served.response_complete:
             self.transport.close()
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._served = cycle
-        super()._start_asgi_task(cycle, app)
 
     def _take(self, data: memoryview) -> None:
         """Parse piece by piece, as long as there is room for what it holds."""
@@ -271,6 +269,8 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._other_bytes = 0
         super().on_headers_complete()
+        if not self.pipeline:
+            self._served = self.cycle
         self.headers = []  # what comes after the body is not one of the request's headers (RFC 9110 6.5.1)
 
     def on_body(self, body: bytes) -> None:
