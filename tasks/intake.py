@@ -56,7 +56,7 @@ _FULL_SECONDS: Final = 0.025  # before a pair is asked about again that has as m
 _FRESH_SECONDS: Final = 5.0  # an answer of PostgreSQL that old still counts as "reachable"
 _DRAINED_BYTES: Final = 4 * 1024 * 1024  # of a body that is too large, so that its sender can read the answer
 _SLOTS: Final = 64
-_RENDERINGS: Final = 50  # of the metrics in a second; who asks more often gets the last one
+_RENDERINGS: Final = 200  # of the metrics in a second; who asks more often gets the last one
 _QUERY_FIELDS: Final = 20
 _BACKLOG: Final = 2_048
 
