@@ -124,10 +124,13 @@ def queues_of(settings: Settings, pool: str, shards: frozenset[int], lane: Lane,
     """Every queue that a worker of this pool, these shards and this lane serves, given the registered stores."""
     if pool == "control":
         return {f"control.{shard}" for shard in shards} if lane == "first" else set()
+    first = {f"{pool}.{shard}" for shard in shards} if settings.layout == "pooled" else set()
     if lane == "more":
-        return {f"{pool}.{shard}.more" for shard in shards} if settings.pools[pool].reserved else set()
+        if not settings.pools[pool].reserved:
+            return set()
+        return {f"{pool}.{shard}.more" for shard in shards} | first
     if settings.layout == "pooled":
-        return {f"{pool}.{shard}" for shard in shards}
+        return first
     count = settings.pools[pool].shards
     contexts = [name for name, context in settings.contexts.items() if context.pool == pool]
     return {f"{slug}.{context}" for slug in slugs if shard_of(slug, count) in shards for context in contexts}

@@ -131,7 +131,7 @@ class Sweep:
         sent = 0
         for wanted, pairs in alike.items():
             for begin in range(0, len(pairs), WOKEN_TOGETHER):
-                sent += self.waker.wake(pairs[begin : begin + WOKEN_TOGETHER], wanted=wanted)
+                sent += self.waker.wake(pairs[begin : begin + WOKEN_TOGETHER], wanted=wanted, again=True)
         return sent
 
     def mirror_dead(self) -> None:

@@ -38,6 +38,13 @@ What waits in a broker of another kind cannot be seen from here: there a wake-up
 LONGEST_WAIT_MS = 120_000
 """A waiting token lapses after this in any case, however long the queue is that its message may wait in."""
 
+CROWD = 1000
+"""Waiting messages from which on the sweep wakes nobody twice: that a pair still waits there needs no other reason.
+
+Else each of 10,000 pairs got one more every second, up to its cap, and workers were busy finding nothing to claim.
+Below it a pair is woken again at once, for its wake-up may be lost; above it when its token lapses.
+"""
+
 KEPT_MESSAGES = 20_000
 """Ready-made messages that a process keeps, one for each store and context that it woke."""
 
@@ -72,7 +79,7 @@ BACKLOG_SECONDS = 3.0
 # Answer: how many were granted, how many there were before, 1 when it goes past the others, 3 when it goes beside them.
 _GRANT = """
 local live_as = {[1] = 'l', [3] = 'm'}
-local function grant(wanted, live)
+local function grant(wanted, live, crowd)
   local t = redis.call('TIME')
   local now = t[1] * 1000 + math.floor(t[2] / 1000)
   local late = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
@@ -86,6 +93,9 @@ local function grant(wanted, live)
     end
   end
   local busy = redis.call('ZCARD', KEYS[1])
+  if crowd and busy >= tonumber(wanted) and redis.call('LLEN', KEYS[5]) + redis.call('LLEN', KEYS[6]) >= crowd then
+    return {0, busy, 0}
+  end
   if live and busy > 0 and redis.call('EXISTS', KEYS[4]) == 0 then
     local way = 1
     for _, token in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
@@ -130,12 +140,13 @@ end
 """
 
 # KEYS and ARGV as above, and ARGV: 6 '1' for live work; 7 and 8 the messages of both lanes, where they go out from here
-# (the place of the token is marked), 9 '1' when all are further ones.
+# (the place of the token is marked), 9 '1' when all are further ones, 10 how many waiting messages are a crowd, or 0.
 _TAKE = f"""
 {_GRANT}
 local brake = redis.call('GET', KEYS[3])
 if brake and not (ARGV[6] == '1' and brake == 'soft') then return {{0, 0, 0}} end
-return send(grant(ARGV[3], ARGV[6] == '1'), ARGV[7], ARGV[8], ARGV[9] == '1')
+local crowd = tonumber(ARGV[10] or 0)
+return send(grant(ARGV[3], ARGV[6] == '1', crowd > 0 and crowd), ARGV[7], ARGV[8], ARGV[9] == '1')
 """
 
 # The end of an attempt and what follows it, in one step: nobody can be refused between the two.
@@ -210,17 +221,25 @@ class Waker:
         self.pushed = 0
 
     def wake(
-        self, pairs: Iterable[tuple[str, str]], *, wanted: int = 1, further: bool = False, live: bool = False
+        self,
+        pairs: Iterable[tuple[str, str]],
+        *,
+        wanted: int = 1,
+        further: bool = False,
+        live: bool = False,
+        again: bool = False,
     ) -> int:
         """Wake (slug, context) pairs, up to `wanted` messages each and never beyond the cap; returns how many went out.
 
         `further`: the pair is at work already, so its wake-ups go to the threads that are not reserved. `live`:
         somebody said that something changed; unless the pair has a backlog of such work, one wake-up goes to the
         reserved threads even while a load or a sweep keeps the pair busy, and more go beside them up to the cap: what
-        changes while an attempt waits for its peers needs one of its own, or it waits as well.
+        changes while an attempt waits for its peers needs one of its own, or it waits as well. `again`: the pair may
+        have been woken before. Where a crowd of wake-ups waits (`CROWD`) its own is taken to be among them.
         """
         chosen = self._known(pairs)
-        return self._guarded(lambda: self._wake(chosen, wanted, further, live)) if chosen else 0
+        crowd = CROWD if again else 0
+        return self._guarded(lambda: self._wake(chosen, wanted, further, live, crowd=crowd)) if chosen else 0
 
     def end(
         self,
@@ -263,7 +282,14 @@ class Waker:
         return sent
 
     def _wake(
-        self, pairs: Sequence[tuple[str, str]], wanted: int, further: bool, live: bool, ended: _End | None = None
+        self,
+        pairs: Sequence[tuple[str, str]],
+        wanted: int,
+        further: bool,
+        live: bool,
+        ended: _End | None = None,
+        *,
+        crowd: int = 0,
     ) -> int:
         chosen = [*([ended.pair] if ended else ()), *pairs]
         stems = [uuid.uuid4().hex for _ in chosen]
@@ -279,7 +305,7 @@ class Waker:
                     grant[2] = ended.wanted
                     answer = self._end(keys=keys, args=[*grant, *ended.arguments(), drafts[number][1]], client=client)
                 else:
-                    flags = ["1" if live else "0", *drafts[number], "1" if further else "0"]
+                    flags = ["1" if live else "0", *drafts[number], "1" if further else "0", crowd]
                     answer = self._take(keys=keys, args=[*grant, *flags], client=client)
                 answers.append(answer)
             if client is pipe:

@@ -83,8 +83,10 @@ def test_every_shard_works_for_its_own_stores_and_for_no_other(pooled: Cell) -> 
     seen = until(answered, why="not every worker answers")
     assert seen.unserved == frozenset()
     assert seen.empty == ()
-    queues = sorted(queue for served in seen.workers.values() for queue in served)
-    assert len(queues) == len(set(queues)), "two workers serve the same queue"
+    shards = [{queue.split(".")[1] for queue in served} for served in seen.workers.values()]
+    assert sorted(map(sorted, shards)) == [["0"], ["0"], ["1"], ["1"]], "a worker serves another shard's queue"
+    further = [queue for served in seen.workers.values() for queue in served if queue.endswith(".more")]
+    assert len(further) == len(set(further)), "threads that are reserved for stores at rest serve others"
     well = ("layout", "queues")
     until(lambda: (found := doctor(pooled)) and {found[what]["verdict"] for what in well} == {"ok"}, why="not well")
 

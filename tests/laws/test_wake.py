@@ -18,7 +18,7 @@ import redis
 from hub.reconcile import Report
 from hub.settings import Layout, Settings
 from tasks.app import dead_queue, make_app, queue_for
-from tasks.wake import _END, _HOLD, _TAKE, BESIDE, PAST, Waker
+from tasks.wake import _END, _HOLD, _TAKE, BESIDE, CROWD, PAST, Waker
 from tasks.worker import Attempts
 
 PAIR = ("acme", "stock")
@@ -91,6 +91,24 @@ def test_a_pair_at_rest_is_woken_on_its_own_queue_and_a_busy_one_on_the_other(br
 def test_a_continuation_goes_to_the_unreserved_threads_even_when_nothing_else_runs(broker: Broker) -> None:
     broker.waker.wake([PAIR], further=True)
     assert (broker.waiting("first"), broker.waiting("more")) == (0, 1)
+
+
+def test_a_pair_is_not_woken_again_for_what_already_waits_in_a_crowd(broker: Broker) -> None:
+    assert broker.waker.wake([PAIR], again=True) == 1
+    assert broker.waker.wake([PAIR], again=True) == 1, "the first may be lost, and where few wait it costs little"
+    others = [(f"store-{number}", PAIR[1]) for number in range(CROWD)]
+    settings = replace(broker.settings, layout="pooled")
+    pooled = Waker(settings, make_app(settings))
+    try:
+        assert pooled.wake([PAIR], again=True) == 1
+        assert pooled.wake(others, again=True) == CROWD, "nobody is at rest and left out"
+        assert pooled.wake([*others, PAIR], again=True) == 0
+        assert pooled.wake([PAIR], wanted=broker.cap, again=True) == broker.cap - 3, "so much work deserves more"
+        assert pooled.wake(others[:1]) == 1, "somebody asked for something new"
+        broker.redis.delete(*(f"{broker.prefix}:{queue_for(settings, *PAIR, lane)}" for lane in ("first", "more")))
+        assert pooled.wake(others[:1], again=True) == 1, "the crowd is gone"
+    finally:
+        pooled.close()
 
 
 def test_a_backlog_of_any_size_is_never_more_than_the_cap(broker: Broker) -> None:
