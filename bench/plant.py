@@ -91,6 +91,11 @@ class Plant(Whole):
         row = self.one(query, *values)
         return next(iter(row.values())) if row else None
 
+    def slow_down(self, latency: float = 0.2) -> None:
+        """From now on each answer of the simulators comes `latency` seconds late."""
+        self.vtex.fault("latency", seconds=latency)
+        self.marketplace.fault("latency", seconds=latency)
+
     # -- stores
 
     def open(
@@ -266,6 +271,5 @@ def running_plant(*, latency: float = 0.2) -> Iterator[Plant]:
     """Servers and simulators (each answer `latency` seconds late); the hub's processes are begun by the caller."""
     with laid_out(Plant) as plant:
         if latency:
-            plant.vtex.fault("latency", seconds=latency)
-            plant.marketplace.fault("latency", seconds=latency)
+            plant.slow_down(latency)
         yield plant
