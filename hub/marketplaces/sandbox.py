@@ -536,7 +536,7 @@ def shown(listed: _Listed, dialect: Dialect, currency: str) -> Shown:
 def lot_outcomes(text: str) -> dict[int, LotOutcome]:
     """The result of a lot, keyed from 0. A record status of another kind than the known ones may be sent again."""
     found: dict[int, LotOutcome] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):  # within a text JSON allows what else parts lines: U+0085, U+2028
         if not line.strip():
             continue
         told = _FeedLine.model_validate_json(line)

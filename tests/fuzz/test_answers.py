@@ -69,12 +69,22 @@ class Way:
         )
 
 
-@pytest.fixture(scope="module")
-def way() -> Iterator[Way]:
+def opened() -> Iterator[Way]:
     with Peer() as peer:
         made = Way(peer)
         yield made
         made.transport.close()
+
+
+@pytest.fixture(scope="module")
+def way() -> Iterator[Way]:
+    yield from opened()
+
+
+@pytest.fixture
+def own_way() -> Iterator[Way]:
+    """One of the test alone: no connection is left of another one, which its peer is just about to close."""
+    yield from opened()
 
 
 def outcome(call: Callable[[], Any]) -> Any:
@@ -191,12 +201,30 @@ VTEX_GOOD: list[Any] = [
     {"orderId": "MKT-1", "marketplaceOrderId": "1", "status": "handling", "value": 9990},
     {"id": "MKT", "name": "Market", "salesChannelId": 1, "searchURIEndpoint": "https://hub.example", "isActive": True},
     {"Id": 1, "Name": "Main", "IsActive": True, "CountryCode": "BRA", "CurrencyCode": "BRL", "TimeZone": "x"},
-    {"success": False, "errors": [{"source": "1", "code": "FMT007", "message": "no such SKU"}], "fields": []},
+    {
+        **{"accountName": "acme", "success": True, "flow": "PlaceOrder", "operationId": "o-1", "code": "SOI003"},
+        **{"marketplaceOrderId": "1", "message": "taken", "fields": {"mainOrderId": "MKT-1"}},
+        "errors": [{"source": "1", "code": "FMT007", "description": "no such SKU"}],
+    },
     [13, 14, 15],
 ]
-MARKET_GOOD: list[Any] = [
-    json.loads(file.read_text(encoding="utf-8")).get("body") or {}
+RECORDED: dict[str, Any] = {
+    file.stem: json.loads(file.read_text(encoding="utf-8")).get("body") or {}
     for file in sorted((Path(__file__).resolve().parent.parent / "recorded" / "sandbox").glob("*.json"))
+}
+RESULTS: list[Any] = [json.loads(line) for line in RECORDED["lot_result"].splitlines()]
+AMOUNT = {"amount": "99.90", "currency": "BRL"}
+MARKET_GOOD: list[Any] = [
+    *RECORDED.values(),
+    *RECORDED["listing_unknown_status"]["listings"],
+    {
+        **RECORDED["order_discounts"],
+        **dict.fromkeys(("shipping", "discount", "interest")),
+        **{"items": [{"sku": "1001", "quantity": 3, "price": AMOUNT}], "total": AMOUNT},
+    },
+    {"categories": [{"id": "MC-1", "name": "Home", "children": [{"id": "MC-11", "name": "Mugs"}]}]},
+    {"feeds": [{"id": "FEED-1", "status": "done", "reference": "r"}]},
+    {"orders": [{"id": "1", "updated_at": "2026-01-31T10:00:00Z"}], "next_cursor": None, "more": False},
 ]
 
 
@@ -286,6 +314,7 @@ def test_any_json_of_vtex_is_read_or_refused(way: Way, read: str, status: int, t
 MARKET_READS: dict[str, Callable[[Any], Any]] = {
     "show": lambda market: market.show("13", "MK-13"),
     "write": lambda market: market.write(Record("13", Action.OFFER, "r", "MK-13", price=Price(1000, 1200))),
+    "submit lot": lambda market: market.submit_lot("offer", "r", [b"{}"]),
     "lot result": lambda market: market.lot_result("t"),
     "find lot": lambda market: market.find_lot("r"),
     "orders": lambda market: market.changed_orders(None),
@@ -293,10 +322,15 @@ MARKET_READS: dict[str, Callable[[Any], Any]] = {
     "categories": lambda market: market.categories(),
     "check": lambda market: market.check(),
 }
+LOT = "sandbox-lot"
+OF_EACH = [
+    *((LOT, read) for read in MARKET_READS if read != "write"),
+    *(("sandbox-sync", read) for read in MARKET_READS if "lot" not in read),
+]
+"""Of each kind of marketplace what it is asked: one takes lots only, the other none."""
 
 
-@pytest.mark.parametrize("read", MARKET_READS)
-@pytest.mark.parametrize("name", ["sandbox-sync", "sandbox-lot"])
+@pytest.mark.parametrize(("name", "read"), OF_EACH)
 @quick
 @given(st.sampled_from([200, 200, 200, 400, 404, 409, 422]), trees(MARKET_WORDS) | nearly(MARKET_GOOD))
 def test_any_json_of_a_marketplace_is_read_or_refused(way: Way, name: str, read: str, status: int, tree: Any) -> None:
@@ -304,6 +338,50 @@ def test_any_json_of_a_marketplace_is_read_or_refused(way: Way, name: str, read:
     found = outcome(lambda: MARKET_READS[read](way.marketplace(name)))
     if not isinstance(found, HubError):
         keepable(found)
+
+
+def of_a_done_lot(lines: bytes) -> Any:
+    """The lot is done, and this is its result."""
+    done, result = answer(200, b'{"id": "FEED-1", "status": "done"}'), answer(200, lines)
+    return lambda connection, asked: (result if asked.path.endswith("/result") else done)(connection, asked)
+
+
+@quick
+@given(st.lists(trees(MARKET_WORDS) | nearly(RESULTS), max_size=5), st.booleans())
+def test_any_result_of_a_lot_is_read_or_refused(way: Way, lines: list[Any], plain: bool) -> None:
+    text = "\n".join(json.dumps(line, ensure_ascii=plain) for line in lines)
+    way.peer.behaviour = of_a_done_lot(text.encode("utf-8", "surrogatepass"))
+    found = outcome(lambda: way.marketplace(LOT).lot_result("t"))
+    if not isinstance(found, HubError):
+        keepable(found)
+
+
+@pytest.mark.parametrize("mark", ["\x85", "\u2028", "\u2029"])
+def test_a_mark_that_parts_lines_elsewhere_parts_no_line_of_a_lots_result(own_way: Way, mark: str) -> None:
+    lines = [{"line": number, "status": "accepted", "id": f"L{mark}{number}"} for number in (1, 2)]
+    text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    own_way.peer.behaviour = of_a_done_lot(text.encode())
+    found = outcome(lambda: own_way.marketplace(LOT).lot_result("t"))
+    assert {number: one.written.remote_id for number, one in found.by_line.items()} == {0: f"L{mark}1", 1: f"L{mark}2"}
+
+
+@pytest.mark.parametrize("read", VTEX_READS)
+def test_every_read_of_vtex_takes_some_of_the_right_answers(own_way: Way, read: str) -> None:
+    """Or the fuzzed ones would be refused whatever they held."""
+    taken = []
+    for tree in VTEX_GOOD:
+        own_way.peer.behaviour = answer(200, json.dumps(tree).encode(), Content_Type="application/json")
+        taken.append(outcome(lambda: VTEX_READS[read](own_way.vtex())))
+    assert [found for found in taken if not isinstance(found, HubError)], taken
+
+
+@pytest.mark.parametrize(("name", "read"), OF_EACH)
+def test_every_read_of_a_marketplace_takes_some_of_the_right_answers(own_way: Way, name: str, read: str) -> None:
+    taken = []
+    for tree in MARKET_GOOD:
+        own_way.peer.behaviour = answer(200, json.dumps(tree).encode(), Content_Type="application/json")
+        taken.append(outcome(lambda: MARKET_READS[read](own_way.marketplace(name))))
+    assert [found for found in taken if not isinstance(found, HubError)], taken
 
 
 @pytest.mark.parametrize("charset", ["undefined", "idna", "punycode", "hex", "unicode_escape", "utf-7", "mbcs"])
@@ -320,16 +398,16 @@ def test_a_redirect_to_no_address_is_no_answer(way: Way, place: str) -> None:
 
 
 @pytest.mark.parametrize("tail", ["", "?x=1", "#f", "?", "?x=/1"])
-def test_a_redirect_to_no_path_is_no_answer_and_goes_nowhere(way: Way, tail: str) -> None:
-    seen = len(way.peer.seen)
-    head = [("Location", f"{way.peer.url}{tail}"), ("Content-Length", "0")]
-    way.peer.behaviour = lambda connection, asked: (
+def test_a_redirect_to_no_path_is_no_answer_and_goes_nowhere(own_way: Way, tail: str) -> None:
+    seen = len(own_way.peer.seen)
+    head = [("Location", f"{own_way.peer.url}{tail}"), ("Content-Length", "0")]
+    own_way.peer.behaviour = lambda connection, asked: (
         ending(raw_answer(308, head, b"")) if asked.path == "/x" else answer(200, b"{}")
     )(connection, asked)
-    door = way.door(total=60.0)  # whatever keeps this machine from sending in time is no answer to the question
+    door = own_way.door(total=60.0)  # whatever keeps this machine from sending in time is no answer to the question
     found = outcome(lambda: door.request("PUT", "/x", operation="x", json={"a": 1}, write="idempotent"))
     assert type(found).__name__ == "Unavailable"
-    assert [asked.path for asked in way.peer.seen[seen:]] == ["/x"]
+    assert [asked.path for asked in own_way.peer.seen[seen:]] == ["/x"]
 
 
 def test_a_date_of_no_calendar_asks_for_no_wait(way: Way) -> None:
