@@ -60,7 +60,8 @@ def refused_in_sentences(refusal: BadInput) -> None:
     """Each problem names a place and a way out, and is short enough to be read."""
     assert refusal.problems
     for problem in refusal.problems:
-        assert problem.fix or problem.field
+        assert problem.field
+        assert problem.fix
         assert len(problem.sentence()) < 2_000
         problem.sentence().encode("utf-8")
 

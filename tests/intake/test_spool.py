@@ -512,6 +512,7 @@ def test_files_without_a_whole_line_go_away(database: str, tmp_path: Path) -> No
     (tmp_path / "0000000000002-1-bbbbbbbb.spool").write_bytes(a_line(1)[:-9])
     with serving(database, spool=tmp_path):
         until(lambda: empty(tmp_path))
+        assert found_in(tmp_path) == (0, 0, 0), "nothing is set aside either: there is nothing in it"
 
 
 def test_stopping_leaves_the_spool_to_the_next_start(database: str, cable: Cable, tmp_path: Path) -> None:

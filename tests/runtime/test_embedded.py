@@ -78,10 +78,14 @@ def test_no_password_shows_in_process_arguments(postgres: Postgres, valkey: Valk
 
 
 def test_only_the_owner_can_read_the_passwords(server_directory: Path, postgres: Postgres, valkey: Valkey) -> None:
-    for server in ("postgres", "valkey"):
-        for name in ("password", "valkey.conf"):
-            if (path := server_directory / server / name).exists():
-                assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    secrets = [password_in(server.url).encode() for server in (postgres, valkey)]
+    holding = {
+        path.relative_to(server_directory).as_posix(): stat.S_IMODE(path.stat().st_mode)
+        for server in ("postgres", "valkey")
+        for path in (server_directory / server).glob("*")
+        if path.is_file() and any(secret in path.read_bytes() for secret in secrets)
+    }
+    assert holding == dict.fromkeys(("postgres/password", "valkey/password", "valkey/valkey.conf"), 0o600)
 
 
 def test_the_servers_never_run_as_root(postgres: Postgres, valkey: Valkey) -> None:

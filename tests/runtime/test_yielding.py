@@ -15,7 +15,7 @@ from tasks.worker import let_others_go_first
 group = Path("/proc/self/autogroup")
 before = os.nice(0), group.read_text() if group.exists() else ""
 let_others_go_first()
-print(os.nice(0) - before[0], (group.read_text() if group.exists() else "") == before[1])
+print(os.nice(0) - before[0], (group.read_text() if group.exists() else "") != before[1], before[1] != "")
 """
 
 
@@ -30,6 +30,6 @@ def test_a_worker_yields_the_cpu_and_leaves_a_session_that_is_not_its_own_alone(
         timeout=60,
         check=True,
     ).stdout.split()
-    assert told[0] == str(NICE)
-    if not leads:
-        assert told[1] == "True"
+    nice, session_yields, has_groups = told
+    assert nice == str(NICE)
+    assert session_yields == str(leads and has_groups == "True")

@@ -677,7 +677,8 @@ def test_the_truth_tells_what_can_be_sold(store: Store) -> None:
     assert (one.price, one.list_price, one.stock, one.category, one.sellable) == (450, 900, 4, 1, True)
     assert not truth["4"].sellable
     assert one.name == store.sku(1)["NameComplete"]
-    assert not any(each.in_channel for each in store.control.truth(ACCOUNT, 2).values())
+    assert {each.in_channel for each in truth.values()} == {True}
+    assert {each.in_channel for each in store.control.truth(ACCOUNT, 2).values()} == {False}
 
 
 def test_a_snapshot_brings_everything_back(store: Store) -> None:

@@ -82,7 +82,7 @@ def test_a_peer_that_never_answers_the_tls_handshake_is_given_up_and_nothing_was
     with Peer(reading=False) as deaf:
         vtex = to(opened, deaf.url.replace("http:", "https:"), verify=False, connect=0.3)
         create = {"operation": "create", "json": {}, "write": "create"}
-        quickest(lambda: took(lambda: vtex.request("POST", "/o", **create), Unavailable), below=0.8)
+        quickest(lambda: took(lambda: vtex.request("POST", "/o", **create), Unavailable), above=0.25, below=0.8)
 
 
 def _certificate(directory: Path) -> tuple[ssl.SSLContext, str]:
@@ -266,9 +266,10 @@ def test_a_write_ends_before_the_lease_that_allows_it(opened: Opened, peer: Peer
     token = calling.set(Calling("acme-mkt", "stock", lambda: 2.4))
     try:
         write = {"operation": "x", "json": {}, "write": "idempotent", "total": 10.0}
-        quickest(lambda: took(lambda: vtex.request("PUT", "/x", **write), Unavailable), below=2.4)
+        quickest(lambda: took(lambda: vtex.request("PUT", "/x", **write), Unavailable), above=1.0, below=2.4)
     finally:
         calling.reset(token)
+    assert {seen.method for seen in peer.seen} == {"PUT"}, "it had begun"
 
 
 @pytest.mark.parametrize("address", ["", "ftp://peer", "peer.example", "https://user:pass@peer", "https://peer?a=1"])
