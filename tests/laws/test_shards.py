@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from hub.runtime.embedded import Postgres, Valkey
-from tasks.app import POOLED_FROM, shard_of
+from tasks.app import POOLED_FROM, queues_of, shard_of
 from tasks.watch import Watched, watch
 from tests.cell import ROOT, Cell, Shop, running_cell, until
 from tests.conftest import copied
@@ -106,6 +107,16 @@ def test_every_shard_works_for_its_own_stores_and_for_no_other(pooled: Cell) -> 
 
     serve(pooled, 2)
     shops[1].shows(skus[1][0], seconds=180)
+
+
+def test_pooled_stores_at_rest_are_served_by_all_threads_and_busy_ones_by_those_not_reserved() -> None:
+    from hub.settings import Settings
+
+    settings = Settings.load(env={"REDIS_URL": "redis://127.0.0.1/0", "DATABASE_URL": "postgresql://u:p@127.0.0.1/hub"})
+    pooled, shard = replace(settings, layout="pooled"), frozenset({0})
+    assert queues_of(pooled, "offers", shard, "first", ["acme"]) == {"offers.0"}
+    assert queues_of(pooled, "offers", shard, "more", ["acme"]) == {"offers.0", "offers.0.more"}
+    assert queues_of(settings, "offers", shard, "more", ["acme"]) == {"offers.0.more"}, "its queues are many"
 
 
 def test_doctor_advises_the_other_layout_from_the_figure_on() -> None:
