@@ -293,9 +293,10 @@ def _paging(question: Question, page: Page) -> dict[str, Any]:
 class Watch:
     """Pages about the process and the cell; no store appears in them."""
 
-    def __init__(self, pool: Pool, answered: Counter[int]) -> None:
+    def __init__(self, pool: Pool, answered: Counter[int], refused: Counter[str]) -> None:
         self._pool = pool
         self._answered = answered
+        self._refused = refused
         self._lock = threading.Lock()
         self._read_at: float | None = None
         self._last: tuple[list[Gauge], list[Shut]] = ([], [])
@@ -323,7 +324,7 @@ class Watch:
                 self._read_at = time.monotonic()
             found = self._last
         registry = prometheus_client.CollectorRegistry()
-        registry.register(_Figures(*found, self._answered))
+        registry.register(_Figures(*found, self._answered, self._refused))
         page = prometheus_client.generate_latest(registry)
         return Response(page, media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
@@ -347,10 +348,13 @@ class _Counted:
 
 
 class _Figures(Collector):
-    def __init__(self, waiting: Sequence[Gauge], shut: Sequence[Shut], answered: Mapping[int, int]) -> None:
+    def __init__(
+        self, waiting: Sequence[Gauge], shut: Sequence[Shut], answered: Mapping[int, int], refused: Mapping[str, int]
+    ) -> None:
         self._waiting = waiting
         self._shut = shut
         self._answered = answered
+        self._refused = refused
 
     def collect(self) -> Iterator[Metric]:
         pending = GaugeMetricFamily("hub_pending_keys", "Keys that wait to be looked at", labels=["context"])
@@ -366,7 +370,10 @@ class _Figures(Collector):
         answered = CounterMetricFamily("hub_api_answers", "Answers of the logs endpoint", labels=["status"])
         for status, count in sorted(self._answered.items()):
             answered.add_metric([str(status)], count)
-        yield from (pending, oldest, dead, gates, answered)
+        refused = CounterMetricFamily("hub_api_refused", "Requests that are no proper HTTP", labels=["reason"])
+        for reason, count in sorted(self._refused.items()):
+            refused.add_metric([reason], count)
+        yield from (pending, oldest, dead, gates, answered, refused)
 
 
 # ---------------------------------------------------------------- answers that are none
@@ -441,9 +448,14 @@ def opened(
     """
     with closing(db.open_pool(database_url, schema, name="api", max_size=8, seqscan=False, timeout=2.0)) as pool:
         answered: Counter[int] = Counter()
+        refused: Counter[str] = Counter()
+
+        def refuse(reason: str) -> None:
+            refused[reason] += 1
+
         logs = Logs(pool, Registry(pool, box), contexts=contexts, clock=clock)
         app = Starlette(
-            routes=[*Watch(pool, answered).routes(), *logs.routes()],
+            routes=[*Watch(pool, answered, refused).routes(), *logs.routes()],
             exception_handlers={
                 _Refused: _tell_refused,
                 BadInput: _tell_bad_input,
@@ -457,7 +469,7 @@ def opened(
         yield uvicorn.Server(
             uvicorn.Config(
                 app,
-                http=bounded(Bounds(), lambda _: None),
+                http=bounded(Bounds(), refuse),
                 loop="uvloop",
                 ws="none",
                 lifespan="off",

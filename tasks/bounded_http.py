@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
+import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +29,10 @@ Refused = Callable[[str], None]
 _LOOK_SECONDS: Final = 0.5
 _PIECE: Final = 2_048  # bytes that are parsed before it is looked how much waits by now
 _FRAMING: Final = 16  # bytes that a chunk may need around it
+_TOLD_SECONDS: Final = 60.0  # between two lines of the log about refused requests
+_HOST: Final = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*[ \t]*")  # RFC 9110 7.2: host and port; none is one too
+
+log = logging.getLogger("hub.http")
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:
@@ -56,12 +63,34 @@ class Bounds:
 
 def bounded(bounds: Bounds, refused: Refused) -> type[asyncio.Protocol]:
     """A protocol class for `uvicorn.Config(http=...)` that keeps `bounds`."""
+    told = _Told()
+
+    def count(why: str) -> None:
+        refused(why)
+        told.add(why)
 
     class Bounded(_BoundedProtocol):
         _bounds = bounds
-        _refused = staticmethod(refused)
+        _refused = staticmethod(count)
 
     return Bounded
+
+
+class _Told:
+    """One line of the log a minute at most, however many requests are refused."""
+
+    def __init__(self) -> None:
+        self._since: Counter[str] = Counter()
+        self._next = 0.0
+
+    def add(self, why: str) -> None:
+        self._since[why] += 1
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _TOLD_SECONDS
+            sums = ", ".join(f"{count} {reason}" for reason, count in sorted(self._since.items()))
+            log.warning("HTTP requests refused: %s", sums)
+            self._since.clear()
 
 
 class _Flow(FlowControl):
@@ -94,6 +123,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._ended = False  # the sender sends no more, and may wait for answers
         self._held: memoryview | None = None  # what came and waits until there is room for its requests
         self._served: RequestResponseCycle | None = None
+        self._host: bytes | None = None  # the last one that was in order
         self._asked: tuple[bytes, bytes] | None = None  # method and version of a request that asks for an upgrade
         self._unread: tuple[float, int] | None = None  # since when nothing of the answers is read, and how much
         self._timer: asyncio.TimerHandle | None = None
@@ -259,19 +289,34 @@ class _BoundedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             self._asked = self.parser.get_method(), self.parser.get_http_version().encode()
             return
-        for name, _ in self.headers:
+        host = None
+        for name, value in self.headers:
             if name == b"host":
-                break
-        else:
-            if self.parser.get_http_version() == "1.1":  # RFC 9112 3.2
-                self._cut_off(400, "no_host", "Host", "send this header, as HTTP/1.1 demands")
-                return
+                if host is not None:
+                    self._cut_off(400, "many_hosts", "Host", "send this header once")
+                    return
+                host = value
+        if (host is None or host != self._host) and not self._names_host(host):
+            return
         self._in_head = False
         self._other_bytes = 0
         super().on_headers_complete()
         if not self.pipeline:
             self._served = self.cycle
         self.headers = []  # what comes after the body is not one of the request's headers (RFC 9110 6.5.1)
+
+    def _names_host(self, host: bytes | None) -> bool:
+        """RFC 9112 3.2. False: the request was refused."""
+        if host is None:
+            if self.parser.get_http_version() != "1.1":
+                return True
+            self._cut_off(400, "no_host", "Host", "send this header, as HTTP/1.1 demands")
+            return False
+        if not _HOST.fullmatch(host):
+            self._cut_off(400, "bad_host", "Host", "send a host's name or address, and its port if need be")
+            return False
+        self._host = host
+        return True
 
     def on_body(self, body: bytes) -> None:
         if not self._cut:

@@ -1,7 +1,9 @@
 """Pages for whoever runs the endpoint: alive, ready, and how much waits, without a store's name."""
 
+import socket
 import threading
 
+import pytest
 import requests
 from cryptography.fernet import Fernet
 
@@ -25,6 +27,23 @@ def test_the_figures_tell_what_waits_by_context_and_no_store(shelf: Shelf) -> No
     assert 'hub_shut_gates{cause="quota",context="price"} 1.0' in page
     assert 'hub_oldest_pending_seconds{context="stock"} ' in page
     assert "acme" not in page
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "reason"),
+    [
+        (b"garbage\r\n\r\n", b"400", "no_http"),
+        (b"GET /logs HTTP/1.1\r\n\r\n", b"400", "no_host"),
+        (b"GET /logs HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"400", "many_hosts"),
+        (b"GET /logs HTTP/1.1\r\nHost: a b\r\n\r\n", b"400", "bad_host"),
+    ],
+)
+def test_what_is_no_proper_http_is_refused_and_counted(shelf: Shelf, sent: bytes, status: bytes, reason: str) -> None:
+    port = int(shelf.endpoint.url.rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=15) as connection:
+        connection.sendall(sent)
+        assert connection.recv(100).startswith(b"HTTP/1.1 %b " % status)
+    assert f'hub_api_refused_total{{reason="{reason}"}} 1.0' in shelf.endpoint.get("/metrics").text
 
 
 def test_it_lives_without_postgresql_and_says_what_is_missing() -> None:

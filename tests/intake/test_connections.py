@@ -156,18 +156,22 @@ def test_one_store_cannot_take_the_room_of_the_bodies_of_all_others(intake: Runn
     until(lambda: intake.post(token, {"IdSku": 1}).status == 200)
 
 
-def test_bad_requests_are_counted_and_not_logged(intake: Running, token: str, caplog: pytest.LogCaptureFixture) -> None:
-    before = intake.refused("no_http")
-    with caplog.at_level(logging.INFO):
-        for sent, status in (
-            (b"\x00\xff garbage\r\n\r\n", 400),
-            (request(token, more="Connection: upgrade\r\nUpgrade: websocket\r\n"), 200),
-        ):
-            with connect(intake) as connection:
+def test_bad_requests_are_counted_and_hardly_logged(
+    module_database: str, intake: Running, token: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = b"\x00\xff garbage\r\n\r\n"
+    with caplog.at_level(logging.INFO), serving(module_database, bounds=BOUNDS, patience=UNHURRIED) as another:
+        until(lambda: another.get(token).status_code == 405)  # it knows the store
+        upgrade = request(token, more="Connection: upgrade\r\nUpgrade: websocket\r\n")
+        for sent, status in ((bad, 400), (bad, 400), (bad, 400), (upgrade, 200)):
+            with connect(another) as connection:
                 connection.sendall(sent)
                 assert read(connection, 1) == [status]
-    until(lambda: intake.refused("no_http") == before + 1)
-    assert not [record for record in caplog.records if record.name == "uvicorn.error"]
+        until(lambda: another.refused("no_http") == 3)
+    warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not [record for record in warned if record.name == "uvicorn.error"]
+    told = [record.getMessage() for record in caplog.records if record.name == "hub.http"]
+    assert told == ["HTTP requests refused: 1 no_http"], "the next line has the others, in a minute"
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])
@@ -187,3 +191,48 @@ def test_a_request_without_host_is_refused(intake: Running, token: str) -> None:
     with connect(intake) as connection:  # HTTP/1.0 knows none
         connection.sendall(f"POST /{token} HTTP/1.0\r\nContent-Length: 11\r\n\r\n".encode() + BODY)
         assert statuses(read_to_the_end(connection)) == [200]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "reason"),
+    [
+        ((b"x", b"y"), "many_hosts"),
+        ((b"x", b"x"), "many_hosts"),
+        ((b"", b"x"), "many_hosts"),
+        ((b"x y",), "bad_host"),
+        ((b"x/y",), "bad_host"),
+        ((b"user@x",), "bad_host"),
+        ((b"\xe4",), "bad_host"),
+    ],
+)
+@pytest.mark.parametrize(
+    "way",
+    [(b"1.0", b""), (b"1.1", b""), (b"1.1", b"Connection: upgrade\r\nUpgrade: h2c\r\n")],
+    ids=["1.0", "1.1", "upgrade"],
+)
+def test_a_request_whose_host_is_in_doubt_is_refused_and_counted(
+    intake: Running, token: str, hosts: tuple[bytes, ...], reason: str, way: tuple[bytes, bytes]
+) -> None:
+    version, more = way
+    before = intake.refused(reason)
+    with connect(intake) as connection:
+        if version == b"1.1":
+            connection.sendall(request(token))  # what was right before tells nothing of the next one
+            assert read(connection, 1) == [200]
+        head = b"".join(b"Host: %b\r\n" % host for host in hosts)
+        start = b"POST /%b HTTP/%b\r\nContent-Length: 11\r\n" % (token.encode(), version)
+        connection.sendall(start + more + head + b"\r\n" + BODY + request(token))
+        received = read_to_the_end(connection)
+    assert statuses(received) == [400], "and what follows is not read"
+    assert b'{"error": "Host: send ' in received
+    assert intake.refused(reason) == before + 1
+
+
+@pytest.mark.parametrize(
+    "host", [b"", b"x", b"X.example:8080", b"[::1]:80", b"%C3%A4.example", b"x \t"], ids=lambda host: host.decode()
+)
+def test_hosts_that_are_in_order_are_let_in_one_after_the_other(intake: Running, token: str, host: bytes) -> None:
+    named = b"POST /%b HTTP/1.1\r\nHost: %b\r\nContent-Length: 11\r\n\r\n" % (token.encode(), host) + BODY
+    with connect(intake) as connection:
+        connection.sendall(named + request(token) + named)
+        assert read(connection, 3) == [200, 200, 200]
