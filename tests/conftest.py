@@ -14,7 +14,9 @@ import redis
 from hypothesis import HealthCheck, settings
 from psycopg import sql
 
+from hub.errors import BadInput
 from hub.runtime.embedded import Postgres, Valkey, scratch
+from tests import fuzz
 from tests.cell import Cell
 
 pytest_plugins = ["tests.scenario_plugin"]
@@ -24,6 +26,14 @@ settings.register_profile("hub", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("hub")
 
 _numbers = itertools.count(1)
+
+
+def pytest_configure() -> None:
+    """Refuse a knob that is wrong in one line, before anything is collected or started."""
+    try:
+        fuzz.KNOBS.settle()
+    except BadInput as wrong:
+        raise pytest.UsageError(*(problem.sentence() for problem in wrong.problems)) from None
 
 
 @pytest.fixture(scope="session")

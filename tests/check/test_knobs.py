@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,56 @@ def test_fuzz_takes_parts_of_minutes_and_the_seed_of_a_piece() -> None:
     chosen = fuzz_asked(["7"], {"MINUTES": "0.5"})
     assert (chosen.minutes, chosen.seed) == (0.5, 7)
     assert fuzz_asked([], {}).seed is None
+
+
+@pytest.mark.parametrize("command", [["pytest", "tests/fuzz"], ["pytest", "-n", "2", "tests/check"], ["tests.fuzz"]])
+def test_a_number_of_examples_that_is_none_is_told_in_one_line(command: list[str]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", *command],
+        env={**os.environ, "HUB_FUZZ_EXAMPLES": "abc"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode in {2, 4}
+    told = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
+    assert "HUB_FUZZ_EXAMPLES" in told[0]
+    assert "'abc'" in told[0]
+    assert "write a whole number from 1 to 1000000" in told[0]
+    assert told[1:] in ([], ["nothing was started"])
+
+
+PATIENT = """
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+print("begun", flush=True)
+for times in range(int(sys.argv[1])):
+    signal.sigwait([signal.SIGINT])
+    print("heard", times, flush=True)
+sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_fuzz_ends_in_order_when_it_is_interrupted_and_says_how_to_go_on(presses: int) -> None:
+    piece = [sys.executable, "-c", PATIENT, str(presses)]
+    script = f"import sys; from tests.fuzz.__main__ import main; sys.exit(main(['7'], {piece!r}))"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as fuzz:
+        assert fuzz.stdout is not None
+        assert fuzz.stdout.readline() == "begun\n"
+        for times in range(presses):
+            fuzz.send_signal(signal.SIGINT)
+            assert fuzz.stdout.readline() == f"heard {times}\n"
+        _, said = fuzz.communicate(timeout=60)
+    assert fuzz.returncode == 130
+    assert said.splitlines() == [
+        "piece 1: seed 7",
+        "interrupted: that piece was not run to its end; again: make fuzz MINUTES=1 ARGS=7 HUB_FUZZ_EXAMPLES=50",
+    ]
 
 
 def test_knobs_read_lists_and_switches() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hub.errors import BadInput
+from tests.fuzz import MOST_EXAMPLES
 from tests.knobs import Knobs, tell
 
 MINUTES = 60.0
@@ -20,6 +21,7 @@ INTERRUPTED = 2
 """The exit code of pytest."""
 EXAMPLES = 50
 """Cases of each kind in a piece: about a minute's."""
+PIECE = (sys.executable, "-m", "pytest", "-q", "-x", "tests/fuzz")
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,13 @@ def asked(arguments: Sequence[str], env: Mapping[str, str]) -> Asked:
     )
     minutes = knobs.number("MINUTES", MINUTES, least=0.01, most=100_000)
     seed = knobs.whole("SEED", 0, least=0, most=2**31 - 1) if knobs.text("SEED") else None
-    examples = knobs.whole("HUB_FUZZ_EXAMPLES", EXAMPLES, most=1_000_000)
+    examples = knobs.whole("HUB_FUZZ_EXAMPLES", EXAMPLES, most=MOST_EXAMPLES)
     knobs.settle()
     return Asked(minutes, seed, examples)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The exit code: that of the piece that failed, 2 for wrong arguments, else 0."""
+def main(arguments: Sequence[str], piece: Sequence[str] = PIECE) -> int:
+    """The exit code: that of the piece that failed, 2 for wrong arguments, 130 after Ctrl-C, else 0."""
     try:
         chosen = asked(arguments, os.environ)
     except BadInput as wrong:
@@ -56,31 +58,37 @@ def main(arguments: Sequence[str]) -> int:
     while True:
         seed = random.SystemRandom().randrange(2**31) if chosen.seed is None else chosen.seed + pieces
         sys.stderr.write(f"piece {pieces + 1}: seed {seed}\n")
-        argv = [sys.executable, "-m", "pytest", "-q", "-x", "tests/fuzz", f"--hypothesis-seed={seed}"]
         env = {**os.environ, "HUB_FUZZ_EXAMPLES": str(chosen.examples)}
-        code = _ended(argv, env, None if pieces == 0 else max(1.0, ends - time.monotonic()))
+        seconds = None if pieces == 0 else max(1.0, ends - time.monotonic())
+        code, cut = _ended([*piece, f"--hypothesis-seed={seed}"], env, seconds)
         pieces += 1
-        if code is None:
+        again = f"again: make fuzz MINUTES=1 ARGS={seed} HUB_FUZZ_EXAMPLES={chosen.examples}\n"
+        if code and not (cut and code == INTERRUPTED):
+            sys.stderr.write(again)
+            return code
+        if isinstance(cut, KeyboardInterrupt):
+            sys.stderr.write(f"interrupted: that piece was not run to its end; {again}")
+            return 128 + signal.SIGINT
+        if cut:
             sys.stderr.write("the time is over: that piece was not run to its end\n")
             return 0
-        if code:
-            sys.stderr.write(f"again: make fuzz MINUTES=1 ARGS={seed} HUB_FUZZ_EXAMPLES={chosen.examples}\n")
-            return code
         if time.monotonic() >= ends:
             return 0
 
 
-def _ended(argv: Sequence[str], env: Mapping[str, str], seconds: float | None) -> int | None:
-    """The exit code; none when it was ended because it took longer."""
+def _ended(
+    argv: Sequence[str], env: Mapping[str, str], seconds: float | None
+) -> tuple[int, subprocess.TimeoutExpired | KeyboardInterrupt | None]:
+    """The exit code, and what made us end it early: it took longer, or Ctrl-C, which it does not hear by itself."""
     with subprocess.Popen(argv, env=env, start_new_session=True) as piece:
-        try:
-            return piece.wait(seconds)
-        except BaseException as cut:  # a Ctrl-C too
-            piece.send_signal(signal.SIGINT)
-            code = piece.wait()
-            if isinstance(cut, subprocess.TimeoutExpired):
-                return None if code == INTERRUPTED else code
-            raise
+        cut: subprocess.TimeoutExpired | KeyboardInterrupt | None = None
+        while True:
+            try:
+                if cut:
+                    piece.send_signal(signal.SIGINT)
+                return piece.wait(None if cut else seconds), cut
+            except (subprocess.TimeoutExpired, KeyboardInterrupt) as why:  # who is impatient is heard again
+                cut = why
 
 
 if __name__ == "__main__":
