@@ -111,7 +111,8 @@ import signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 print("begun", flush=True)
 for times in range(int(sys.argv[1])):
-    signal.sigwait([signal.SIGINT])
+    if signal.sigtimedwait([signal.SIGINT], 60) is None:
+        sys.exit(9)
     print("heard", times, flush=True)
 sys.exit(2)
 """

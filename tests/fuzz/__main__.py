@@ -66,29 +66,37 @@ def main(arguments: Sequence[str], piece: Sequence[str] = PIECE) -> int:
         if code and not (cut and code == INTERRUPTED):
             sys.stderr.write(again)
             return code
-        if isinstance(cut, KeyboardInterrupt):
-            sys.stderr.write(f"interrupted: that piece was not run to its end; {again}")
-            return 128 + signal.SIGINT
         if cut:
-            sys.stderr.write("the time is over: that piece was not run to its end\n")
-            return 0
+            sys.stderr.write(f"{cut}: that piece was not run to its end; {again}")
+            return 128 + signal.SIGINT if cut == "interrupted" else 0
         if time.monotonic() >= ends:
             return 0
 
 
-def _ended(
-    argv: Sequence[str], env: Mapping[str, str], seconds: float | None
-) -> tuple[int, subprocess.TimeoutExpired | KeyboardInterrupt | None]:
-    """The exit code, and what made us end it early: it took longer, or Ctrl-C, which it does not hear by itself."""
-    with subprocess.Popen(argv, env=env, start_new_session=True) as piece:
-        cut: subprocess.TimeoutExpired | KeyboardInterrupt | None = None
-        while True:
+def _ended(argv: Sequence[str], env: Mapping[str, str], seconds: float | None) -> tuple[int, str]:
+    """The exit code, and what made us end it early: time, Ctrl-C (which it does not hear by itself), or nothing."""
+    piece: subprocess.Popen[bytes] | None = None
+    cut = ""
+
+    def interrupt(*_: object) -> None:
+        nonlocal cut
+        cut = "interrupted"
+        if piece is not None:
+            piece.send_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, interrupt)  # an exception might come between starting it and waiting for it
+    try:
+        with subprocess.Popen(argv, env=env, start_new_session=True) as piece:
+            if cut:
+                piece.send_signal(signal.SIGINT)
             try:
-                if cut:
-                    piece.send_signal(signal.SIGINT)
-                return piece.wait(None if cut else seconds), cut
-            except (subprocess.TimeoutExpired, KeyboardInterrupt) as why:  # who is impatient is heard again
-                cut = why
+                return piece.wait(seconds), cut
+            except subprocess.TimeoutExpired:
+                cut = "the time is over"
+                piece.send_signal(signal.SIGINT)
+                return piece.wait(), cut
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 if __name__ == "__main__":
