@@ -107,7 +107,7 @@ class Bench:
     def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Rows of one statement."""
         with self.pool.connection() as db:
-            cursor = db.execute(query, values)  # type: ignore[arg-type]
+            cursor = db.execute(query, values)
             return cursor.fetchall() if cursor.description else []
 
     # ---------------------------------------------------------------- processes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -56,7 +56,13 @@ def _beside(plant: Plant, quiet: Seller, busy: Sequence[Seller], window: float =
 
 
 def _line(
-    name: str, beside: list[float], alone: list[float], must: str, *, more: bool = True, **figures: float | str
+    name: str,
+    beside: list[float],
+    alone: list[float],
+    must: str,
+    *,
+    figures: Mapping[str, float | str],
+    more: bool = True,
 ) -> Line:
     ours, peer = p95(beside), p95(alone)
     say(f"{name}: p95 {ours:.3f} s beside, {peer:.3f} s alone, {figures}")
@@ -103,7 +109,7 @@ def busy_stores() -> list[Line]:
                 alone,
                 must,
                 more=kept.rate >= 0.7 * free.rate and kept.busiest < 0.6,
-                **{
+                figures={
                     "keys/s": kept.rate,
                     "keys/s unprotected": free.rate,
                     "share": kept.rate / free.rate if free.rate else 0.0,
@@ -169,7 +175,11 @@ def shared_budget() -> list[Line]:
             alone,
             "B ≤ 1.5 × alone, ≥ 95 % of 50 calls/s used, never more than 50 in any second",
             more=used >= 0.95 and most <= BUDGET,
-            **{"used": used, "most in a second": float(most), "busiest worker": f"{100 * watched.busiest:.0f} % CPU"},
+            figures={
+                "used": used,
+                "most in a second": float(most),
+                "busiest worker": f"{100 * watched.busiest:.0f} % CPU",
+            },
         )
     ]
 
@@ -221,7 +231,7 @@ def hanging_marketplace() -> list[Line]:
             alone,
             "B ≤ 1.5 × alone, ≤ 20 calls reach A's marketplace, no attempt burnt by the open circuit, then full speed",
             more=reached <= 20 and int(burnt) <= reached and not dead and after.rate >= 0.8 * before.rate,
-            **{
+            figures={
                 "calls of A in the minute": float(reached),
                 "attempts spent": float(burnt),
                 "A again after (s)": again,
@@ -253,7 +263,7 @@ def live_beside_a_load() -> list[Line]:
             alone[what],
             "p95 ≤ 1.5 × without the load",
             more=progress.state == "running",
-            **{
+            figures={
                 "load (keys/s)": watched.rate,
                 "load": f"{progress.sent} of {LOADED}, {progress.state}",
                 "busiest worker": f"{100 * watched.busiest:.0f} % CPU",
@@ -272,4 +282,4 @@ def _live(plant: Plant, seller: Seller) -> dict[str, list[float]]:
     made: list[Changes] = together(
         *(partial(plant.change_each_second, half, WINDOW, what=what) for what, half in halves.items())
     )
-    return {changes.field: plant.latencies(changes) for changes in made}
+    return {changes.what: plant.latencies(changes) for changes in made}

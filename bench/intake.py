@@ -113,7 +113,7 @@ class Bench:
     def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Rows of one statement, on a connection of its own."""
         with psycopg.connect(self.postgres.url, autocommit=True, options="-c search_path=hub") as connection:
-            return connection.execute(query, values).fetchall()  # type: ignore[arg-type]
+            return connection.execute(query, values).fetchall()
 
     def request(self) -> Callable[[], bytes]:
         """Requests that no affiliate is named in: the token says whose they are."""

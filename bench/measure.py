@@ -41,7 +41,7 @@ def alternating(sides: Mapping[str, Callable[[], float]], *, rounds: int = ROUND
     """Run every side once per round, in turn, the order reversed in every other round."""
     seen: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds):
-        names = list(sides) if turn % 2 == 0 else list(reversed(sides))
+        names = list(sides) if turn % 2 == 0 else list(reversed(list(sides)))
         for name in names:
             seen[name].append(sides[name]())
     return {name: Spread(tuple(values)) for name, values in seen.items()}

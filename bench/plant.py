@@ -49,7 +49,7 @@ class Changes:
     """Changes made one after the other, each of another value, so that each can be found on the marketplace."""
 
     seller: Seller
-    field: str
+    what: str
     made: list[tuple[int, int, datetime]] = field(default_factory=list)
 
 
@@ -193,7 +193,7 @@ class Plant(Whole):
 
     def latencies(self, changes: Changes, *, within: float = 30.0) -> list[float]:
         """Seconds from each change in VTEX to its value being shown; infinite for one that never was."""
-        shown_as = "price" if changes.field == "price" else "stock"
+        shown_as = "price" if changes.what == "price" else "stock"
         ends = time.monotonic() + within
         found: dict[int, float] = {}
         while len(found) < len(changes.made) and time.monotonic() < ends:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from cryptography.fernet import Fernet
@@ -32,7 +32,7 @@ from hub.explain import Pool, explain
 from hub.interactions import Question, read_day
 from hub.ledger import Ledger
 from hub.messages import Status
-from hub.ports import Link
+from hub.ports import Link, Marketplace
 from hub.rules import Rules
 from hub.runtime.embedded import Postgres, scratch
 from hub.states import StoreStates
@@ -130,7 +130,7 @@ class Asking:
         """Know where the pages are."""
         self.pages = self._deep_pages()
         self.vtex = FakeVtex()
-        self.marketplace = FakeMarketplace()
+        self.marketplace = cast(Marketplace, FakeMarketplace())  # its listings are its books; nobody asks for pages
         self.box = SecretBox.from_env({"HUB_KEY": Fernet.generate_key().decode()})
 
     @property

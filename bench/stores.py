@@ -22,6 +22,7 @@ import requests
 from bench.measure import Line, Spread, resident_bytes, say
 from bench.plant import MARKETPLACE, NO_LIMIT, Plant, running_plant
 from bench.whole import WORKERS
+from hub.errors import Side
 from hub.model import Ask, Urgency
 from hub.stores import token_digest
 from tests.cell import until
@@ -280,7 +281,10 @@ def added_at_run_time() -> list[Line]:
         plant.begin()
         seller = plant.marketplace.open_account("added", "sync")
         settings = _settings(plant, seller.url)
-        credentials = {"vtex": {"app_key": "k", "app_token": "t"}, "marketplace": {"token": seller.token}}
+        credentials: dict[Side, dict[str, str]] = {
+            "vtex": {"app_key": "k", "app_token": "t"},
+            "marketplace": {"token": seller.token},
+        }
         affiliates = _affiliates(ADDED + 40)[20:]
         for number in range(ADDED - 1):
             plant.registry.add(
