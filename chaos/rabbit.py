@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from hub.errors import HubError
+from hub.runtime.embedded import free_ports
 from hub.runtime.guardian import Guardian
 
 UP_SECONDS: Final = 60.0
@@ -47,7 +48,7 @@ class RabbitMQ:
             raise NoRabbit("RabbitMQ is not installed: apt-get install rabbitmq-server")
         self._server, self._epmd = server, epmd
         self._home = home
-        self._ports = _free_ports(3)
+        self._ports = free_ports(3)
         self._password = secrets.token_hex(16)
         self._names: subprocess.Popen[bytes] | None = None
         self._node: subprocess.Popen[bytes] | None = None
@@ -195,17 +196,6 @@ def _end(child: subprocess.Popen[bytes] | None, number: signal.Signals) -> None:
 
 def _found(names: tuple[str, ...]) -> str | None:
     return next((path for name in names if (path := shutil.which(name))), None)
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def _await_port(port: int, seconds: float) -> None:
