@@ -3,11 +3,10 @@
 -- KEYS[1]  hold     as in admit.lua
 -- ARGV[1]  for      microseconds from now
 --
--- Returns {microseconds left}; asks only when ARGV[1] is 0.
+-- Returns {microseconds left}.
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local till = math.max(now + ARGV[1], tonumber(redis.call('GET', KEYS[1]) or 0))
-if tonumber(ARGV[1]) == 0 then return {till - now} end
 redis.call('SET', KEYS[1], string.format('%.0f', till), 'PX', math.ceil((till - now) / 1000) + 1000)
 return {till - now}

@@ -367,11 +367,6 @@ class Limits:
             self._alone_holds[account, group] = max(till, self._alone_holds.get((account, group), 0.0))
         self._board.run(self._hold, (self.hold_key(account, group),), (int(seconds * 1e6),))
 
-    def held(self, account: str, group: str = "default") -> float:
-        """Seconds that a hold still lasts; 0 when there is none."""
-        answer = self._board.run(self._hold, (self.hold_key(account, group),), (0,))
-        return answer[0] / 1e6 if answer is not None else self.alone_hold(account, group)
-
     # – alone, while Redis is away; seconds of this process' clock
 
     def alone_hold(self, account: str, group: str) -> float:

@@ -248,7 +248,6 @@ def test_a_hold_stops_that_account_and_group_for_everybody_and_ends_exactly(
     word, wait = ask(two, budget)
     assert word == HELD
     assert 20 < wait <= 30
-    assert two.limits.held("vtex:acme", "g") == pytest.approx(wait, abs=5)
     assert two.limits.room("vtex:acme", 5, "stock", group="g").granted == 5, "no budget was named: no limit to keep"
     assert ask(two, budget, group="other")[0] == GO
     assert ask(two, Budget("vtex:other"))[0] == GO
@@ -257,9 +256,7 @@ def test_a_hold_stops_that_account_and_group_for_everybody_and_ends_exactly(
         began = time.monotonic()
         one.limits.hold("vtex:soon", "g", 0.5)
         until(lambda: ask(two, Budget("vtex:soon"))[0] == GO)
-        took = time.monotonic() - began
-        assert two.limits.held("vtex:soon", "g") == 0
-        return took
+        return time.monotonic() - began
 
     quickest(held_for, above=0.5, below=0.6)
 
@@ -267,7 +264,9 @@ def test_a_hold_stops_that_account_and_group_for_everybody_and_ends_exactly(
 def test_an_absurd_hold_is_bounded(opened: Opened, server: redis.Redis) -> None:
     out = opened(server).transport
     out.limits.hold("vtex:acme", "g", 1e9)
-    assert 899 < out.limits.held("vtex:acme", "g") <= 900
+    word, wait = ask(out, Budget("vtex:acme"))
+    assert word == HELD
+    assert 899 < wait <= 900
 
 
 def test_nothing_is_kept_in_redis_for_longer_than_it_matters(opened: Opened, server: redis.Redis) -> None:

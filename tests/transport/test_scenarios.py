@@ -82,9 +82,10 @@ def test_a_429_without_a_time_waits_about_a_minute(opened: Opened, server: str, 
     with pytest.raises(Throttled) as caught:
         channels(peer)
     assert 60 <= caught.value.wait <= 70
-    assert said(peer) == "Throttled"
+    with pytest.raises(Throttled) as still:
+        channels(peer)
+    assert still.value.wait == pytest.approx(caught.value.wait, abs=5)
     assert vtex.calls("channels") == 1
-    assert out.transport.limits.held("vtex:acme", "catalog") == pytest.approx(caught.value.wait, abs=2)
 
 
 @pytest.mark.parametrize("wish", ["999999999999", "Fri, 31 Dec 9999 23:59:59 GMT", "-5", "soon", "1e3"])
