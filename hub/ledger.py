@@ -123,16 +123,17 @@ with said as ({_INSERT_NOTICES}
     heard = s.heard or excluded.heard,
     urgency = case when s.asked > s.answered then least(s.urgency, excluded.urgency) else excluded.urgency end,
     looks = case when s.status = 'unknown' then s.looks when excluded.heard then 0 else s.looks end,
-    work = case when s.work = 'i' or (s.work = 's' and s.status in ('done', 'parked')) then 'p' else s.work end,
+    work = case when s.work = 'i' or (s.work = 's' and s.status in ('done', 'refused', 'parked')) then 'p'
+                else s.work end,
     pending_since = case when s.work in ('i', 's') and s.asked = coalesce(s.claimed, s.answered)
                               and s.status <> 'waiting' then now() else coalesce(s.pending_since, now()) end,
     dirty_since = case when s.claimed is not null and s.asked = s.claimed then now() else s.dirty_since end,
-    due_at = case when s.work = 's' and s.status in ('done', 'parked') then null
+    due_at = case when s.work = 's' and s.status in ('done', 'refused', 'parked') then null
                   when s.work = 's' and s.status = 'dead'
                     then least(s.due_at, greatest(now(), s.answered_at + make_interval(secs => 600)))
                   else s.due_at end
   where s.asked = coalesce(s.claimed, s.answered)
-     or (s.work = 's' and s.status = 'done')
+     or (s.work = 's' and s.status in ('done', 'refused'))
      or (s.asked > s.answered and excluded.urgency < s.urgency)
      or (excluded.heard and not s.heard)
   returning s.store, s.context, s.key, s.work, s.asked_by = pg_current_xact_id() as fresh

@@ -44,11 +44,12 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A business no. The same `input_hash` is not sent again (RES-13)."""
+    """A business no. The same `input_hash` is not sent again (RES-13). `look_again` as for `Done`."""
 
     problems: tuple[Problem, ...]
     input_hash: str | None = None
     then: tuple[Ask, ...] = ()
+    look_again: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,16 +168,16 @@ def settle(row: Row, outcome: Outcome, plan: Plan, chance: float) -> NextRow:
     if row.status == "waiting" and isinstance(outcome, Postponed | Locked | Released | Failed):
         return _still_waiting(outcome, spent, plan, chance)
     match outcome:
-        case Done(look_again=None):
-            return NextRow("done", "i", 0)
-        case Done(look_again=wait):
-            return NextRow("done", "s", 0, wait=max(0.0, wait or 0.0), again=True, looks=min(row.looks + 1, 99))
+        case Done(look_again=wait) | Refused(look_again=wait):
+            status, attempts = ("done", 0) if isinstance(outcome, Done) else ("refused", spent)
+            if wait is None:
+                return NextRow(status, "i", attempts)
+            looks = min(row.looks + 1, 99)
+            return NextRow(status, "s", attempts, wait=max(0.0, wait), again=True, looks=looks)
         case Waiting(wait=wait):
             return NextRow("waiting", "s", spent, wait=max(0.0, wait), final=False, keeps_claim=True, looks=row.looks)
         case Parked():
             return NextRow("parked", "s", spent, wait=plan.recheck)
-        case Refused():
-            return NextRow("refused", "i", spent)
         case Postponed(scope="key", wait=wait):
             return NextRow("delayed", "s", spent, wait=max(0.0, wait), final=False, looks=row.looks)
         case Postponed() | Released():

@@ -22,6 +22,7 @@ from hub.contexts.step import (
     follow,
     fresh_reference,
     listing_json,
+    next_look,
     price_from_json,
     price_json,
     record_json,
@@ -335,7 +336,9 @@ def _hold_back(
         if facts.row.status == "parked" and facts.row.urgency >= Urgency.SWEEP and not facts.row.heard:
             story = ()  # our own calendar found what was told already
     else:
-        outcome = Refused(problems, _gate_hash(told), then)
+        # What VTEX's checkout does not offer may be an answer of a moment ago; what the product lacks is not.
+        again = next_look(facts.rules, facts.row) if withdraw_stock else None
+        outcome = Refused(problems, _gate_hash(told), then, again)
         if facts.row.input_hash == outcome.input_hash:
             story = ()
     definite = facts.looked and facts.row.intent is not None and not facts.in_doubt
@@ -351,8 +354,8 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
     if facts.binding is not None and row.intent is None and wanted == row.confirmed and _published(facts):
         # Who announced a change is told that there was none to send (UPD-02); our own sweeps would only fill the log.
         outdated = _outdated(facts)
-        told = (_story(facts, "N0", ()),) if row.heard and not outdated else ()
-        return Ending("catalog", facts.sku, Done(outdated), stories=told)
+        told = (_story(facts, "N0", ()),) if row.heard and row.looks == 0 and not outdated else ()
+        return Ending("catalog", facts.sku, Done(outdated, next_look(facts.rules, row)), stories=told)
     record = Record(facts.sku, _action(facts), facts.reference, listed.remote_id if listed else None, listing)
     shows: dict[str, JsonTree] = {"catalog": wanted}
     if manifest.replaces:
@@ -374,6 +377,7 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
     send = replace(
         _send(facts, record, shows, BindingState.PUBLISHED, (*defaults, *_warnings(manifest, pieces))),
         then=then,
+        look_again=next_look(facts.rules, row, changed=True),
         refused_hash=_input_hash(record, mapping),
     )
     if _read_back(facts, record):
@@ -381,7 +385,8 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
         remote, link = (shown.remote_id, shown.link) if shown else ("", "")
         return taken(replace(send, then=follow(facts.store, facts.sku, facts.following)), Written(remote, link))[0]
     if row.input_hash is not None and row.input_hash == send.refused_hash and row.intent is None:
-        return Ending("catalog", facts.sku, Refused((), send.refused_hash), "E3", binding=facts.adopted)
+        refused = Refused((), send.refused_hash, look_again=next_look(facts.rules, row))
+        return Ending("catalog", facts.sku, refused, "E3", binding=facts.adopted)
     return send
 
 

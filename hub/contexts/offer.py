@@ -21,6 +21,7 @@ from hub.contexts.step import (
     follow,
     fresh_reference,
     listing_from_json,
+    next_look,
     price_from_json,
     record_json,
     sentences,
@@ -212,11 +213,9 @@ def _agree(facts: Facts) -> list[Ending | Step]:
 
 
 def _unchanged(facts: Facts, context: str, row: Row, pieces: Quantity) -> Ending:
-    """Nothing to send. VTEX announced a change that does not show: its answer may be stale, so look again (7.6)."""
-    looks = facts.rules.look_again
-    again = looks[row.looks] if (row.heard or row.looks > 0) and row.looks < len(looks) else None
+    """Nothing to send."""
     warnings = pieces.warnings if context == stock.NAME else ()
-    done = Done(_restock(facts, (context,)), again)
+    done = Done(_restock(facts, (context,)), next_look(facts.rules, row))
     return Ending(context, facts.sku, done, messages.worst(_codes(warnings)), warnings)
 
 
@@ -231,7 +230,8 @@ def _priceless(facts: Facts, row: Row, absent: tuple[Problem, ...]) -> Ending:
     """VTEX has no price: none is sent, and the stock context sends the zero (PRC-06)."""
     together = stock.NAME in facts.open_rows
     then = () if together else follow(facts.store, facts.sku, (stock.NAME,))
-    refused = Refused(absent, digest([problem.as_json() for problem in absent]), then)
+    refused_hash = digest([problem.as_json() for problem in absent])
+    refused = Refused(absent, refused_hash, then, next_look(facts.rules, row))
     code = messages.worst(_codes(absent))
     told = together or row.input_hash == refused.input_hash
     stories = () if told else (_story(facts, price.NAME, code or "A1", absent, "no price"),)
@@ -262,7 +262,10 @@ def _sent(
     refused_hash = digest({**record_json(record), "reference": "", "remote_id": ""})
     if all(row.input_hash == refused_hash and row.intent is None for row in rows):
         # The same was refused before (RES-13); without problems, what was said about it stays as it was.
-        return [Ending(context, facts.sku, Refused((), refused_hash), "E3") for context in contexts]
+        return [
+            Ending(row.context, facts.sku, Refused((), refused_hash, look_again=next_look(facts.rules, row)), "E3")
+            for row in rows
+        ]
     notes = pieces.warnings if stock.NAME in contexts else ()
     asks = [price.words(record.price)] if record.price else []
     holds = [stock.words(pieces)] if record.stock is not None else []
@@ -281,6 +284,7 @@ def _sent(
         before={row.context: row.confirmed for row in rows if row.confirmed is not None},
         notes=notes,
         then=_restock(facts, contexts),
+        look_again=max(filter(None, (next_look(facts.rules, row, changed=True) for row in rows)), default=None),
         refused_hash=refused_hash,
         tried=max(row.attempts for row in rows),
     )

@@ -30,6 +30,7 @@ from hub.model import (
 )
 from hub.outcome import Done, Ending, Refused, Waiting
 from hub.ports import Link, Manifest
+from hub.rules import Rules
 
 TO_MARKETPLACE = "VTEX to Marketplace"
 """The direction of everything that catalog, price and stock do (vtex.md 15.2)."""
@@ -76,8 +77,9 @@ class Send(Step):
 
     `confirms` maps contexts to what the marketplace shows when it took the record, and `before` to what it showed
     before, which a refusal leaves as it was. `kind` chooses the lot. `story` lacks code and destination until then.
-    `notes` are warnings that go along (A1, A3, Z). `then` is asked for after success. `refused_hash` keeps the same
-    input from being sent again after a refusal (RES-13). `tried`: attempts before this one that did not end well.
+    `notes` are warnings that go along (A1, A3, Z). `then` is asked for after success; `look_again` (seconds) is when
+    VTEX is read once more, whose answer may have been stale (7.6). `refused_hash` keeps the same input from
+    being sent again after a refusal (RES-13). `tried`: attempts before this one that did not end well.
     """
 
     record: Record
@@ -89,6 +91,7 @@ class Send(Step):
     product: str = ""
     notes: tuple[Problem, ...] = ()
     then: tuple[Ask, ...] = ()
+    look_again: float | None = None
     refused_hash: str | None = None
     tried: int = field(default=0, compare=False)
 
@@ -112,6 +115,7 @@ class Send(Step):
             "product": self.product,
             "notes": [note.as_json() for note in self.notes],
             "then": [asdict(ask) for ask in self.then],
+            "look_again": self.look_again,
             "refused_hash": self.refused_hash,
         }
 
@@ -132,6 +136,7 @@ def send_from_json(tree: JsonTree) -> Send:
         product=tree.get("product") or "",
         notes=tuple(Problem.from_json(note) for note in tree.get("notes") or ()),
         then=tuple(Ask(**known_fields(Ask, ask)) for ask in tree.get("then") or ()),
+        look_again=tree.get("look_again"),
         refused_hash=tree.get("refused_hash"),
     )
 
@@ -153,7 +158,8 @@ def taken(send: Send, written: Written) -> tuple[Ending, ...]:
         params={**send.story.params, "remote": remote, "link": link},
     )
     stories = (*defaults_story(send.story, send.notes), story)
-    ending = Ending("", send.key, Done(send.then), code, send.notes, send.confirms, definite=True, binding=binding)
+    done = Done(send.then, send.look_again)
+    ending = Ending("", send.key, done, code, send.notes, send.confirms, definite=True, binding=binding)
     return tuple(_without_remarks(one) if one.context == "price" else one for one in _endings(send, ending, stories))
 
 
@@ -180,7 +186,7 @@ def rejected(send: Send, problems: Sequence[Problem], answer: str = "") -> tuple
         destination={"answer": answer},
         params={**send.story.params, "errors": sentences(found)},
     )
-    refused = Refused(found, send.refused_hash)
+    refused = Refused(found, send.refused_hash, look_again=send.look_again)
     return _endings(send, Ending("", send.key, refused, "E3", found, send.before, definite=True), (story,))
 
 
@@ -351,6 +357,20 @@ def _story_from_json(tree: JsonTree) -> Story:
         translated=tree["translated"],
         params=tree["params"],
     )
+
+
+def next_look(rules: Rules, row: Row, *, changed: bool = False) -> float | None:
+    """Seconds until VTEX is read again for what it announced, `None` when it has been read often enough (7.6).
+
+    Its answer may be stale, also one that shows a change: of two in a row it may be the first, and whoever takes that
+    for the news misses the last. So both are looked at again, and whatever a look finds is too (`changed`).
+    """
+    looks = rules.look_again
+    if not looks or not (row.heard or row.looks > 0):
+        return None
+    if changed:
+        return looks[0]
+    return looks[row.looks] if row.looks < len(looks) else None
 
 
 def fresh_reference() -> str:

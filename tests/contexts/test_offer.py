@@ -84,8 +84,43 @@ def test_the_second_look_sends_what_the_first_did_not_see():
     assert only(world.attempt(world.row("stock", heard=True))).outcome.look_again == 60.0
     world.vtex.offers["13"] = an_offer(stock=3)
     ending = only(world.attempt(world.row("stock", heard=True, looks=1)))
-    assert ending.outcome == Done()
+    assert ending.outcome == Done(look_again=60.0), "of two changes a stale answer shows the first"
     assert world.marketplace.listings["13"].stock == 3
+
+
+@pytest.mark.parametrize("manifest", KINDS)
+@pytest.mark.parametrize(("heard", "looks", "then"), [(False, 0, None), (True, 0, 60.0), (False, 2, 60.0)])
+def test_a_change_that_vtex_announced_or_a_look_found_is_looked_at_again(manifest, heard, looks, then):
+    world = a_published_world(**manifest)
+    world.rules = Rules(look_again=(60.0, 300.0))
+    world.vtex.offers["13"] = an_offer(price=8990, stock=3)
+    endings = world.attempt(world.row("price", heard=heard, looks=looks), world.row("stock"))
+    assert by_context(endings)["price"].outcome.look_again == then
+    world.rules = Rules(look_again=())
+    world.vtex.offers["13"] = an_offer(price=7990, stock=3)
+    ending = only(world.attempt(world.row("price", heard=heard, looks=looks)))
+    assert ending.outcome == Done(), "a store that wants no looks gets none"
+
+
+def test_no_price_is_looked_at_again_when_vtex_announced_one():
+    world = a_published_world()
+    world.rules = Rules(look_again=(60.0, 300.0))
+    world.vtex.offers["13"] = an_offer(price=None)
+    looks = [
+        only(world.attempt(world.row("price", heard=heard, looks=turn))).outcome.look_again
+        for heard, turn in ((False, 0), (True, 0), (True, 1), (True, 2))
+    ]
+    assert looks == [None, 60.0, 300.0, None]
+
+
+def test_what_the_marketplace_refused_is_read_again_when_vtex_announced_it():
+    world = a_published_world()
+    world.vtex.offers["13"] = an_offer(stock=3)
+    world.marketplace.answers = [Refusal([Problem("E3", "stock", "3", "at least 5")])]
+    refused = only(world.attempt(world.row("stock", heard=True))).outcome
+    assert (type(refused), refused.look_again) == (Refused, 60.0)
+    again = only(world.attempt(world.row("stock", heard=True, looks=1, input_hash=refused.input_hash))).outcome
+    assert (again.problems, again.look_again) == ((), 300.0)
 
 
 @pytest.mark.parametrize("manifest", KINDS)

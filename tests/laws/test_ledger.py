@@ -125,9 +125,10 @@ def test_the_urgent_and_then_the_oldest_go_first(books: Books) -> None:
     assert [next(iter(books.claim(limit=1).items)) for _ in range(4)] == ["remove", "old", "new", "load"]
 
 
-def test_a_sooner_request_makes_a_second_look_now(books: Books) -> None:
+@pytest.mark.parametrize("word", [Done(look_again=60.0), Refused((), "h", look_again=60.0)])
+def test_a_sooner_request_makes_a_second_look_now(books: Books, word: Outcome) -> None:
     books.ask("7")
-    books.settle(books.claim(), Done(look_again=60.0))
+    books.settle(books.claim(), word)
     assert books.try_claim() is None
     books.ask("7")
     books.settle(books.claim(), Done())
@@ -221,7 +222,14 @@ def test_a_process_that_stops_beating_loses_its_keys_and_knows_it(books: Books) 
 
 @pytest.mark.parametrize(
     "word",
-    [Done(), Done(look_again=60.0), Refused((Problem("E3"),), "h"), Parked("publication:7"), Waiting("t", 60.0)],
+    [
+        Done(),
+        Done(look_again=60.0),
+        Refused((Problem("E3"),), "h"),
+        Refused((), "h", look_again=60.0),
+        Parked("publication:7"),
+        Waiting("t", 60.0),
+    ],
 )
 def test_a_change_during_the_attempt_is_read_after_it(books: Books, word: Outcome) -> None:
     books.ask("7")

@@ -49,6 +49,7 @@ outcomes = st.one_of(
     st.just(Waiting("ticket", 150.0)),
     st.sampled_from((Parked("publication:7"), Parked("mapping:9"))),
     st.sampled_from((Refused((Problem("E3", "name", "x", "y"),), "hash-1"), Refused((), "hash-1"))),
+    st.just(Refused((), "hash-1", look_again=100.0)),
     st.sampled_from((Postponed(100.0), Postponed(100.0, "store"))),
     st.sampled_from((Locked("vtex", 1), Locked("marketplace", 1, "context"))),
     st.just(Failed("no answer")),
@@ -160,10 +161,10 @@ class Laws(RuleBasedStateMachine):
             return
         fresh = row.asked == row.covered
         waits = row.asked > row.answered
-        resting = row.work == "i" or (row.work == "s" and row.status in ("done", "parked"))
+        resting = row.work == "i" or (row.work == "s" and row.status in ("done", "refused", "parked"))
         touched = (
             fresh
-            or (row.work == "s" and row.status == "done")
+            or (row.work == "s" and row.status in ("done", "refused"))
             or (waits and urgency < row.urgency)
             or (heard and not row.heard)
         )
@@ -376,8 +377,9 @@ class Laws(RuleBasedStateMachine):
                 row.status = "waiting"
             case Parked():
                 row.status, wait, row.looks = "parked", PATIENT.recheck, 0
-            case Refused():
-                row.status, row.looks = "refused", 0
+            case Refused(look_again=again):
+                row.status, wait = "refused", again
+                row.looks = 0 if again is None else row.looks + 1
             case Postponed(scope="key", wait=wait):
                 row.status = "waiting" if awaited else "delayed"
             case Locked():
@@ -403,14 +405,14 @@ class Laws(RuleBasedStateMachine):
         if final:
             assert row.claimed is not None
             row.answered = row.claimed
-            row.heard = row.heard and (dirty or (isinstance(word, Done) and word.look_again is not None))
+            row.heard = row.heard and (dirty or (isinstance(word, Done | Refused) and word.look_again is not None))
             row.since = row.dirty if dirty else None
             if dirty:
                 row.work, row.due = "p", None
                 if row.status == "dead":
                     assert wait is not None
                     row.work, row.due = "s", self.clock + min(wait, DEAD_PAUSE)
-            elif isinstance(word, Done) and word.look_again is not None:
+            elif isinstance(word, Done | Refused) and word.look_again is not None:
                 row.asked += 1
         if dirty and not keeps and row.status != "unknown":
             row.looks = 0

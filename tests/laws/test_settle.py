@@ -38,6 +38,7 @@ WORDS: dict[str, Outcome] = {
     "waiting": Waiting("t", 30.0),
     "parked": Parked("mapping:9", 3),
     "refused": Refused((Problem("E3"),), "h"),
+    "refused, look again": Refused((), "h", look_again=60.0),
     "key's wait": Postponed(7.0),
     "store's wait": Postponed(7.0, "store"),
     "locked": Locked("vtex", 2),
@@ -53,6 +54,7 @@ TABLE: dict[tuple[str | None, str], tuple[str | None, str, float | None, int | N
     (None, "waiting"): ("waiting", "s", 30.0, 0, False),
     (None, "parked"): ("parked", "s", 86400.0, 0, True),
     (None, "refused"): ("refused", "i", None, 0, True),
+    (None, "refused, look again"): ("refused", "s", 60.0, 0, True),
     (None, "key's wait"): ("delayed", "s", 7.0, 0, False),
     ("waiting", "key's wait"): ("waiting", "s", 7.0, 0, False),
     (None, "store's wait"): (None, "p", None, 0, False),
@@ -76,7 +78,7 @@ def test_each_status_and_word_has_one_next_row(status: str, word: str) -> None:
     assert after.wait == (None if wait is None else pytest.approx(wait))
     assert after.attempts == (0 if added is None else 1 + added)
     assert after.final is final
-    assert after.again is (word == "look again")
+    assert after.again is (word in ("look again", "refused, look again"))
 
 
 @pytest.mark.parametrize("word", sorted(WORDS))
@@ -151,6 +153,7 @@ words = st.one_of(
     st.builds(Waiting, st.just("t"), waits),
     st.builds(Postponed, waits, st.sampled_from(("key", "store"))),
     st.builds(Done, look_again=waits),
+    st.builds(Refused, st.just(()), look_again=waits),
 )
 
 

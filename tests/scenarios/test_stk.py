@@ -105,6 +105,21 @@ def test_a_stale_answer_is_looked_at_again_later(cell: Cell, marketplace: str):
     assert stocks(shop, sku)[-2:] == [37, 12]
 
 
+@pytest.mark.parametrize("marketplace", ["sandbox-sync", "sandbox-replace"])
+@pytest.mark.scenario("STK-08")
+def test_a_stale_answer_that_shows_the_first_of_two_changes_is_looked_at_again(cell: Cell, marketplace: str):
+    shop = cell.shop(marketplace, settings={"look_again": [6.0, 12.0]})
+    (sku,) = published(shop)
+    cell.vtex.catalog_habits(shop.account, stale_seconds=5.0)
+    shop.change(sku, stock=13, notify=False)
+    shop.change(sku, stock=12)
+    shop.shows(sku, stock=13)
+    row = until(lambda: (row := shop.row("stock", sku)) and row["work"] == "s" and row, why="it does not come to rest")
+    assert (row["status"], row["due_at"] is not None) == ("done", True), "no second look is due"
+    shop.shows(sku, stock=12)
+    assert stocks(shop, sku)[-2:] == [13, 12]
+
+
 @EVERY_PROFILE
 @pytest.mark.scenario("STK-11")
 def test_a_failing_simulation_is_retried_and_the_value_is_todays(patient_cell: Cell, marketplace: str):
