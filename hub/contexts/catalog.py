@@ -377,7 +377,7 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
     send = replace(
         _send(facts, record, shows, BindingState.PUBLISHED, (*defaults, *_warnings(manifest, pieces))),
         then=then,
-        look_again=next_look(facts.rules, row, changed=True),
+        look_again=None if appears else next_look(facts.rules, row, changed=True),
         refused_hash=_input_hash(record, mapping),
     )
     if _read_back(facts, record):
@@ -385,8 +385,7 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
         remote, link = (shown.remote_id, shown.link) if shown else ("", "")
         return taken(replace(send, then=follow(facts.store, facts.sku, facts.following)), Written(remote, link))[0]
     if row.input_hash is not None and row.input_hash == send.refused_hash and row.intent is None:
-        refused = Refused((), send.refused_hash, look_again=next_look(facts.rules, row))
-        return Ending("catalog", facts.sku, refused, "E3", binding=facts.adopted)
+        return Ending("catalog", facts.sku, Refused((), send.refused_hash), "E3", binding=facts.adopted)
     return send
 
 

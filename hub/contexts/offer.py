@@ -262,10 +262,7 @@ def _sent(
     refused_hash = digest({**record_json(record), "reference": "", "remote_id": ""})
     if all(row.input_hash == refused_hash and row.intent is None for row in rows):
         # The same was refused before (RES-13); without problems, what was said about it stays as it was.
-        return [
-            Ending(row.context, facts.sku, Refused((), refused_hash, look_again=next_look(facts.rules, row)), "E3")
-            for row in rows
-        ]
+        return [Ending(context, facts.sku, Refused((), refused_hash), "E3") for context in contexts]
     notes = pieces.warnings if stock.NAME in contexts else ()
     asks = [price.words(record.price)] if record.price else []
     holds = [stock.words(pieces)] if record.stock is not None else []

@@ -186,7 +186,7 @@ def rejected(send: Send, problems: Sequence[Problem], answer: str = "") -> tuple
         destination={"answer": answer},
         params={**send.story.params, "errors": sentences(found)},
     )
-    refused = Refused(found, send.refused_hash, look_again=send.look_again)
+    refused = Refused(found, send.refused_hash)
     return _endings(send, Ending("", send.key, refused, "E3", found, send.before, definite=True), (story,))
 
 

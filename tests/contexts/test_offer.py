@@ -113,16 +113,6 @@ def test_no_price_is_looked_at_again_when_vtex_announced_one():
     assert looks == [None, 60.0, 300.0, None]
 
 
-def test_what_the_marketplace_refused_is_read_again_when_vtex_announced_it():
-    world = a_published_world()
-    world.vtex.offers["13"] = an_offer(stock=3)
-    world.marketplace.answers = [Refusal([Problem("E3", "stock", "3", "at least 5")])]
-    refused = only(world.attempt(world.row("stock", heard=True))).outcome
-    assert (type(refused), refused.look_again) == (Refused, 60.0)
-    again = only(world.attempt(world.row("stock", heard=True, looks=1, input_hash=refused.input_hash))).outcome
-    assert (again.problems, again.look_again) == ((), 300.0)
-
-
 @pytest.mark.parametrize("manifest", KINDS)
 @pytest.mark.parametrize("offer", [None, an_offer(price=None), an_offer(price=0)])
 def test_what_vtex_does_not_offer_gets_stock_zero_and_no_price(manifest, offer):
