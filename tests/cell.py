@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -429,6 +430,18 @@ def quick_queues(path: Path, changed: Callable[[dict[str, Any]], None] | None = 
 
 def free_port() -> int:
     return free_ports(1)[0]
+
+
+def held_place() -> socket.socket:
+    """An address that nobody else is given until it is closed: other tests, and connections going out, take free ports.
+
+    An intake may listen there nevertheless, and again after it was killed.
+    """
+    place = socket.socket()
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    place.bind(("127.0.0.1", 0))
+    return place
 
 
 @contextmanager

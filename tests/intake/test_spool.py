@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from hub.model import Ask
 from hub.runtime.embedded import Postgres
 from hub.stores import Registry, SecretBox
 from tasks.spool import Record, Segments, SpoolFull, decoded, encoded, found_in
-from tests.cell import ROOT, free_port
+from tests.cell import ROOT, held_place
 from tests.intake.conftest import UNHURRIED, Intakes, Running, serving, until
 from tests.intake.test_storage import Cable, cable, keys, locked, stock
 from tests.timing import quickest
@@ -552,7 +553,8 @@ class Child:
     """An intake as a process of its own, which can be killed."""
 
     def __init__(self, database: str, folder: Path, key: str) -> None:
-        self.port = free_port()
+        self._place = held_place()
+        self.port = self._place.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._env = {
             "PATH": os.environ.get("PATH", ""),
@@ -576,7 +578,12 @@ class Child:
         self.popen.kill()
         self.popen.wait()
 
+    def close(self) -> None:
+        self.kill()
+        self._place.close()
+
     def knows(self, token: str) -> bool:
+        assert self.popen.poll() is None, "the intake ended by itself"
         try:
             return requests.get(f"{self.url}/{token}", timeout=5).status_code == 405
         except requests.RequestException:
@@ -604,7 +611,7 @@ def child(database: str, registry_of: str, folder: Path) -> Iterator[tuple[Child
             until(lambda: process.knows(token), seconds=60)
             yield process, Running(process.url, registry_of, registry, []), token
         finally:
-            process.kill()
+            process.close()
 
 
 def posted_until_killed(process: Child, token: str, skus: range, *, killed_at: int) -> set[int]:
@@ -654,6 +661,20 @@ def test_an_intake_killed_while_it_spools_and_while_it_drains_loses_and_doubles_
         assert tables.counters()[0] == requested(tables)[0] == len(keys(tables))
         assert conservation(tables) == []
         intakes.ended += len(answered)
+
+
+def test_postgresql_is_told_that_a_killed_process_is_gone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as postgresql:
+        relay = Cable(f"postgresql://hub:none@127.0.0.1:{postgresql.getsockname()[1]}/hub")
+        near = socket.create_connection(("127.0.0.1", int(relay.url.rsplit(":", 1)[1].split("/")[0])))
+        far, _ = postgresql.accept()
+        with far:
+            far.settimeout(15)
+            near.sendall(b"begin; lock table states")
+            assert far.recv(100)
+            near.close()
+            assert far.recv(100) == b"", "or its transaction and locks would outlive it"
+        relay.close()
 
 
 def test_a_living_intake_takes_over_what_a_killed_one_left(database: str, cable: Cable, tmp_path: Path) -> None:

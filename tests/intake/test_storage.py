@@ -42,6 +42,8 @@ class Cable:
                 continue
             far = socket.create_connection(self._target)
             self._ends += [near, far]
+            if self._cut.is_set():  # meanwhile, and these two may not have been seen
+                self._end(near, far)
             for one, other in ((near, far), (far, near)):
                 threading.Thread(target=self._relay, args=(one, other), daemon=True).start()
 
@@ -52,17 +54,21 @@ class Cable:
                 sink.sendall(piece)
         except OSError:
             pass
-        for end in (source, sink):
-            end.close()
+        Cable._end(source, sink)
+        source.close()
 
-    def cut(self) -> None:
-        self._cut.set()
-        for end in self._ends:
+    @staticmethod
+    def _end(*ends: socket.socket) -> None:
+        """Both sides are told: closing alone tells nobody while the other thread waits for what comes from there."""
+        for end in ends:
             try:
                 end.shutdown(socket.SHUT_RDWR)
             except OSError:
                 continue
-        self._ends.clear()
+
+    def cut(self) -> None:
+        self._cut.set()
+        self._end(*self._ends)
 
     def mend(self) -> None:
         self._cut.clear()
