@@ -88,7 +88,7 @@ def gone_for_long(worker: Mill) -> None:
 
 def freed(cell: Cell, shop: Shop) -> None:
     """Wait until nobody holds anything of this store."""
-    held = "select 1 from leases where store = %s"
+    held = "select 1 from states where store = %s and work = 'h'"
     until(lambda: not cell.all(held, shop.store.id), seconds=60, why="the leases do not end")
 
 

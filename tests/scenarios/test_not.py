@@ -235,8 +235,10 @@ def test_what_vtex_itself_sends_arrives_in_any_casing_type_and_path(cell: Cell, 
     cell.vtex.notifier_habits(shop.account, variant=variant, **habits)
     for number, sku in enumerate(skus):
         shop.change(sku, name=f"Outro nome {number}")
-    for sku in skus:
-        shop.shows(sku, title=shop.truth(sku).name)
+    for number, sku in enumerate(skus):
+        assert f"Outro nome {number}" in shop.shows(sku, title=shop.truth(sku).name).title
+    sent = cell.vtex.notifications(shop.account, len(skus))["log"]
+    assert {one["variant"] for one in sent} == {variant}
 
 
 @pytest.mark.scenario("NOT-27")

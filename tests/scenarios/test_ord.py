@@ -517,6 +517,9 @@ def test_a_lost_answer_to_the_approval_and_a_lost_result_end_approved(cell: Cell
     cell.marketplace.move_order(shop.slug, order, "paid")
     reaches(shop, order, "approved")
     agree(shop, order)
+    seen = in_vtex(shop, order)
+    assert seen.status == "ready-for-handling", "VTEX does not know of it"
+    assert [call["fault"] for call in shop.vtex_calls("order_status")][:1] == [fault]
 
 
 @pytest.mark.scenario("ORD-22", "ORD-41")

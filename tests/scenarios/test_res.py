@@ -310,10 +310,13 @@ def test_updates_wait_for_the_result_of_the_lot_that_registers_their_skus(cell: 
 def test_a_lot_that_the_marketplace_took_and_does_not_know_is_sent_again(cell: Cell):
     shop = cell.shop("sandbox-lot")
     (sku,) = published(shop)
+    before = shop.last_call()
     cell.marketplace.fault("lie", operation="feed_submit", account=shop.slug, count=1)
     shop.change(sku, price=8800, list_price=8800)
     shop.shows(sku, seconds=60, price_cents=8800)
     shop.quiet(answered=True)
+    submitted = shop.calls(operation="feed_submit", after=before)
+    assert [call.status for call in submitted] == [202, 202], "nothing was sent again"
     states = cell.all("select state from lots where store = %s", shop.store.id)
     assert {lot["state"] for lot in states} == {"settled"}
 
@@ -325,6 +328,7 @@ def test_a_listing_that_was_answered_as_made_and_never_was_is_made_again(cell: C
     (sku,) = shop.grow(1)
     shop.published(sku, seconds=60)
     shop.quiet(answered=True)
+    assert len(shop.calls(operation="listing_create")) == 2, "the lie was not told"
     assert shop.shown(sku).creates == 1
 
 
