@@ -11,8 +11,11 @@ A call that started later than it was granted says so (`sent_late`), and one tha
 (`still_to_wait`).
 
 **Order of service** (design 5): order, fulfilment, stock, price, catalog, load. The less important a context, the
-less far ahead it may book, so that what is more important always finds a place before it. A load – and catalog work
-that a load asked for – leaves a fifth of the bucket untouched and books nothing ahead.
+less far ahead it may book, so that what is more important always finds a place before it. A load – and whatever else a
+load asked for – leaves a fifth of the bucket untouched and books nothing ahead, except where a claim of catalog, price
+or stock keeps room: that is kept before anybody knows which keys the claim will take, and so at the rank of its
+context, and the calls it was kept for use all of it. It is little and brief, and neither what is more important nor a
+store that had less than its part sees it.
 
 **Turns**: each store of an account has a clock of its own that every call moves on by its part of the budget. Whoever
 is behind it (had less than its part) may book as far ahead as its context allows, past what others keep for claims;

@@ -175,7 +175,10 @@ class Links:
         return self.transport.circuits.shut_for(slug)
 
     def keep_room(self, slug: str, context: str, want: int) -> Room:
-        """Reserve up to `want` calls of the store's marketplace budget for a claim that is about to start."""
+        """Reserve up to `want` calls of the store's marketplace budget for a claim that is about to start.
+
+        At the rank of the context, even if it turns out that a load asked for its keys (hub.limits, order of service).
+        """
         budget = self._budgets.get(slug)
         return self.transport.limits.room(budget, want, context, store=slug) if budget else Room(want, 0.0)
 

@@ -237,6 +237,22 @@ def test_room_given_back_is_free_again_and_more_important_work_does_not_wait_for
     assert out.limits.room("m:acme", 3, "order").granted == 3
 
 
+def test_room_is_kept_at_the_rank_of_the_context_and_used_up_even_for_keys_that_a_load_asked_for(
+    opened: Opened, server: redis.Redis
+) -> None:
+    out = opened(server).transport
+    budget = Budget("m:acme", rate=0.1, burst=10)
+    out.limits.register(budget)
+    room = out.limits.room("m:acme", 10, "catalog", store="a")
+    assert room.granted == 10
+    assert ask(out, budget, "load")[0] == LIMIT, "what is less important leaves room for it"
+    words = [ask(out, budget, "catalog", ticket=room.ticket, for_load=True)[0] for _ in range(10)]
+    assert words == [GO] * 10
+    without = Budget("m:other", rate=0.1, burst=10)
+    words = [ask(out, without, "catalog", for_load=True)[0] for _ in range(10)]
+    assert words == [GO] * 8 + [LIMIT] * 2
+
+
 def test_a_hold_stops_that_account_and_group_for_everybody_and_ends_exactly(
     opened: Opened, server: redis.Redis
 ) -> None:
