@@ -22,9 +22,9 @@ GIVES_UP = {"max_retries": 0, "interval_start": 0, "interval_step": 0.1, "interv
 POOLED_FROM = 500
 """Stores in one shard from which the layout `pooled` is the better one; `hub doctor` advises by it.
 
-`bench stores`: with 150 stores a key costs a worker no more in queues of their own (1.07 ms) and idling costs 0.7 % of a
-core; with 1,000 it costs 45 % more than in pooled ones (2.12 and 1.48 ms; 55 % with one key a store), does 70 % of the
-keys a second, and idles at 1.8 % (0.5 %). 500 lies between them, with about a quarter more, and below the 2 %.
+`bench stores`: with 150 stores a key costs a worker no more in queues of their own (1.07 ms), and idling costs 0.7 % of
+a core; with 1,000 it costs 45 % more than in pooled ones (2.12 and 1.48 ms; 55 % with one key a store), does 70 % of
+the keys a second, and idles at 1.8 % (0.5 %). 500 lies between them, with about a quarter more, and below the 2 %.
 """
 
 SILENT_SECONDS = 5
