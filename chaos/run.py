@@ -39,7 +39,7 @@ BUSY = "work in ('p', 'h') or status in ('waiting', 'unknown', 'delayed', 'dead'
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run found. `failed`: why it could not be judged."""
+    """What a run found, faults that could not be done among it. `failed`: why it could not be judged."""
 
     seed: int
     violations: list[str] = field(default_factory=list)
@@ -105,7 +105,7 @@ class _Run:
         raise RunFailed("interrupted")
 
     def _judge(self, strikes: Strikes, traffic: Traffic) -> Outcome:
-        restless: list[str] = []
+        restless = [f"a fault was not done: {missed}" for missed in strikes.missed]
         notes = {"plan": "\n".join(strike.sentence() for strike in self.plan.strikes)}
         try:
             self._quiet("after the faults")
@@ -197,8 +197,6 @@ class _Run:
         _say(f"seed {self.plan.seed}: {time.monotonic() - self.began:.0f} s, load {traffic.seconds:.0f} s")
         for kind, count in sorted(self.plan.by_kind.items()):
             _say(f"  {count:4}  {kind}")
-        for missed in strikes.missed:
-            _say(f"  not done: {missed}")
         starts = ", ".join(f"{name} {count}" for name, count in self.world.starts().items())
         _say(f"  starts: {starts}")
         for recovery in strikes.recoveries:
