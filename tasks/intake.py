@@ -14,6 +14,7 @@ three times the work itself here. Tokens and bodies never reach a log.
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import logging
@@ -692,6 +693,9 @@ def run(settings: Settings, host: str = "127.0.0.1", port: int = 8080, *, env: M
         spool_bytes=settings.spool_bytes,
     ) as server:
         log.info("intake listens on %s:%s", *bound.getsockname()[:2])
+        # What starting made stays: to look through it again and again would stop every answer meanwhile.
+        gc.collect()
+        gc.freeze()
         with suppress(KeyboardInterrupt):  # uvicorn has ended in order and repeats the signal
             server.run(sockets=[bound])
     waker.close()

@@ -8,6 +8,7 @@ Everything that must survive is in PostgreSQL; a worker may be killed at any mom
 
 from __future__ import annotations
 
+import gc
 import heapq
 import itertools
 import logging
@@ -388,6 +389,8 @@ def run(
         without_gossip=True,
         loglevel="WARNING",
     )
+    gc.collect()
+    gc.freeze()  # what starting made stays: to look through it again and again would stop every thread meanwhile
     log.info("%s: %d threads, %d queues", name, threads, len(wanted()))
     try:
         worker.start()
