@@ -1,7 +1,7 @@
 -- May this call start now? Circuit, hold and token in one step, so that all processes agree.
 -- Times are microseconds of Redis' own clock. Nothing is written unless the call may start or has to wait for the limit.
 --
--- KEYS[1]  circuit  hash: state, until, probe, probe_until, window, calls, … (see circuit.lua)
+-- KEYS[1]  circuit  hash: state, until, probe, probe_until, window, calls, suspect, … (see circuit.lua)
 -- KEYS[2]  failed   set of distinct failures since the last success
 -- KEYS[3]  hold     time until which the peer wants no call of this account and group
 -- KEYS[4]  limit    hash: tat = when the bucket is full again (GCRA), denied = when somebody was last sent away,
@@ -28,7 +28,7 @@
 -- ARGV[16] queue    how much later than its token a load that is sent away may be told to return
 -- ARGV[17] time     0: Redis' own clock; tests bring theirs
 --
--- Returns {1 go | 2 circuit open | 3 held | 4 limit, wait, failures so far, 1 when this call is the probe}.
+-- Returns {1 go | 2 circuit open | 3 held | 4 limit | 5 suspect, wait, failures so far, 1 when this call is the probe}.
 
 local function whole(number) return string.format('%.0f', number) end
 
@@ -38,7 +38,7 @@ if now == 0 then
   now = clock[1] * 1000000 + clock[2]
 end
 
-local circuit = redis.call('HMGET', KEYS[1], 'state', 'until', 'probe_until', 'window')
+local circuit = redis.call('HMGET', KEYS[1], 'state', 'until', 'probe_until', 'window', 'suspect')
 local probing = 0
 if circuit[1] == 'open' then
   local till = tonumber(circuit[2])
@@ -48,6 +48,10 @@ elseif circuit[1] == 'half-open' then
   local till = tonumber(circuit[3] or 0)
   if now < till then return {2, till - now, 0, 1} end
   probing = 1
+elseif circuit[5] then
+  -- A success of an older version's worker empties `failed` and knows nothing of suspicion.
+  local till = tonumber(circuit[5])
+  if now < till and redis.call('EXISTS', KEYS[2]) == 1 then return {5, till - now, 0, 0} end
 end
 
 local hold = tonumber(redis.call('GET', KEYS[3]) or 0)

@@ -3,17 +3,19 @@
 --
 -- KEYS[1]  circuit  hash: state (absent: closed | open | half-open), since, until = may be probed then, opened = times
 --                   in a row, why, probe = id of the running probe, probe_until, good = good probes, good_by = id of
---                   the last one, window = begin of the counting window, calls = calls in it
+--                   the last one, window = begin of the counting window, calls = calls in it, suspect = until then no
+--                   call starts, as one ran into its deadline (only while `failed` is there)
 -- KEYS[2]  failed   set of distinct failures since the last success
 -- KEYS[3]  recent   set of distinct failures in the counting window
 -- KEYS[4]  index    set of the store's circuits that have something to tell
--- ARGV[1]  verb     fail | reset | open | good | close | release
+-- ARGV[1]  verb     fail | reset | lift | open | good | close | release
 -- ARGV[2]  call     id of the call
 -- ARGV[3]  member   this circuit's name in the index
 -- fail:    ARGV[4]  what failed (operation and key), ARGV[5] failures that open, ARGV[6] length of the window,
---          ARGV[7]  how long failures are remembered
+--          ARGV[7]  how long failures are remembered, ARGV[8] how long the circuit is suspect; 0: no longer than it is
 --          returns {failures that count}: distinct ones since the last success; at least ARGV[5] when two fifths of the
 --          calls in the window failed, twice ARGV[5] distinct ones among them (alternating failures)
+-- lift:    the peer answers: suspicion ends, failures stay counted
 -- open:    ARGV[4]  first open time, ARGV[5] longest, ARGV[6] why
 --          returns {open time}, {0} when it was not ours to open
 -- good:    returns {good probes}    close: ARGV[4] good probes that close; returns {1} when it closed now, else {0}
@@ -35,6 +37,7 @@ if verb == 'fail' then
   end
   redis.call('SADD', KEYS[2], ARGV[4])
   redis.call('SADD', KEYS[3], ARGV[4])
+  if tonumber(ARGV[8]) > 0 then redis.call('HSET', KEYS[1], 'suspect', whole(now + ARGV[8])) end
   local life = math.ceil(ARGV[7] / 1000)
   for at = 1, 3 do redis.call('PEXPIRE', KEYS[at], life) end
   local enough = tonumber(ARGV[5])
@@ -45,7 +48,15 @@ if verb == 'fail' then
 end
 
 if verb == 'reset' then
-  if not state then redis.call('DEL', KEYS[2]) end
+  if not state then
+    redis.call('DEL', KEYS[2])
+    redis.call('HDEL', KEYS[1], 'suspect')
+  end
+  return {0}
+end
+
+if verb == 'lift' then
+  redis.call('HDEL', KEYS[1], 'suspect')
   return {0}
 end
 
@@ -56,7 +67,7 @@ if verb == 'open' then
   redis.call('HSET', KEYS[1], 'state', 'open', 'until', whole(now + length), 'opened', opened + 1, 'why', ARGV[6],
     'good', 0)
   redis.call('HSETNX', KEYS[1], 'since', whole(now))
-  redis.call('HDEL', KEYS[1], 'probe', 'probe_until', 'window', 'calls', 'good_by')
+  redis.call('HDEL', KEYS[1], 'probe', 'probe_until', 'window', 'calls', 'good_by', 'suspect')
   redis.call('DEL', KEYS[2], KEYS[3])
   redis.call('SADD', KEYS[4], ARGV[3])
   -- Nobody asked for a day after it could be probed: forgotten, which is the same as closed.

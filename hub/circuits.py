@@ -5,6 +5,9 @@ with exact times, is told of an end in one atomic step, and pybreaker's lock is 
 
 - `failures` failures in a row of distinct (operation, key) open it: one bad SKU opens nothing. So do alternating
   failures: two fifths of the calls of a minute, and twice as many distinct ones.
+- A call that ran into its deadline makes the circuit *suspect* for a moment: those that are just as old are about to
+  tell whether the peer hangs, and until then no call starts that would only join them. Any answer ends that at once,
+  so a healthy peer with slow calls loses nothing. It is no opening: nothing is told, counted or shut.
 - Refusals (4xx) neither count nor reset; a probe that is refused gives way to the next one.
 - Open for `open_seconds`, doubling with every probe that fails up to `longest_seconds`; then one probe for all.
 - While Redis is away each process has circuits of its own (without the rule for alternating failures).
@@ -35,6 +38,11 @@ REMEMBERED = 600.0
 """Seconds after which failures that nothing followed are forgotten."""
 LOOK_AGAIN = 1.0
 """Seconds that those wait at most who find another call's probe under way."""
+
+SUSPICION = 1.0
+"""Seconds for which a circuit is suspect at most: calls that were sent together end together."""
+SUSPICION_PART = 0.1
+"""The part of a call's deadline for which the circuit is suspect: where deadlines are short, so are answers."""
 
 State = Literal["open", "half-open"]
 
@@ -91,7 +99,7 @@ class Circuit:
 
 
 class Verdict(NamedTuple):
-    """May this call start? `word` as in admit.lua: 1 go, 2 circuit open, 3 held, 4 limit. `wait` in seconds."""
+    """May this call start? `word` as in admit.lua: 1 go, 2 circuit open, 3 held, 4 limit, 5 suspect. `wait` in s."""
 
     word: int
     wait: float
@@ -114,6 +122,7 @@ class _Alone:
     probe_until: float = 0.0
     good: int = 0
     good_by: str = ""
+    suspect: float = 0.0
 
 
 class Circuits:
@@ -133,6 +142,7 @@ class Circuits:
         self._on_change = on_change
         self._script = Script("circuit.lua")
         self._alone: dict[Name, _Alone] = {}
+        self._suspects: set[Name] = set()  # as far as this process knows: only their good calls have to tell
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._process = uuid.uuid4().hex[:8]
@@ -148,11 +158,17 @@ class Circuits:
 
     # – the end of a call
 
-    def ended(self, name: Name, call: str, verdict: Verdict, failure: Unavailable | None, what: str) -> None:
-        """Tell the circuit how an admitted call ended. `what` (operation and key) makes failures distinct."""
-        if failure is None and not verdict.probe and not verdict.failures and not self._board.away:
+    def ended(
+        self, name: Name, call: str, verdict: Verdict, failure: Unavailable | None, what: str, *, overran: float = 0.0
+    ) -> None:
+        """Tell the circuit how an admitted call ended. `what` (operation and key) makes failures distinct.
+
+        `overran`: seconds of the deadline that it ran into, 0 when it ended otherwise.
+        """
+        if failure is None and not self._matters(name, verdict):
             return  # nothing to reset: a good call costs no second trip
-        storage = _Storage(self, name, call, verdict, what=what, why=str(failure) if failure else "")
+        doubt = min(SUSPICION, SUSPICION_PART * overran)
+        storage = _Storage(self, name, call, verdict, what=what, why=str(failure) if failure else "", doubt=doubt)
         breaker = pybreaker.CircuitBreaker(
             fail_max=self.patience.failures,
             reset_timeout=self.patience.open_seconds,
@@ -171,10 +187,28 @@ class Circuits:
             log.warning("circuit of %s %s %s closes", *name)
             self._tell(Circuit(*name, "closed", datetime.now(UTC), 0.0, ""))
 
-    def refused(self, name: Name, call: str, verdict: Verdict) -> None:
-        """The call ended in a way that says nothing about the peer's health, or never started."""
+    def _matters(self, name: Name, verdict: Verdict) -> bool:
+        """Does a success change anything?"""
+        return verdict.probe or verdict.failures > 0 or self._board.away or name in self._suspects
+
+    def refused(self, name: Name, call: str, verdict: Verdict, *, answered: bool = False) -> None:
+        """The call ended in a way that says nothing about the peer's health, or never started.
+
+        `answered`: at least the peer does not hang.
+        """
         if verdict.probe:
             self.verb(name, "release", call)
+        elif answered and name in self._suspects:
+            self.seen_good(name)
+            self.verb(name, "lift", call)
+
+    def seen_suspect(self, name: Name) -> None:
+        """Some call ran into its deadline: the next answer that this process gets has to tell that it did."""
+        self._suspects.add(name)
+
+    def seen_good(self, name: Name) -> None:
+        """What follows tells Redis that the peer answers; should that be too early, the next call hears of it."""
+        self._suspects.discard(name)
 
     def _tell(self, circuit: Circuit) -> None:
         if self._on_change is None:
@@ -203,6 +237,8 @@ class Circuits:
             if circuit is None:
                 return Verdict(1, 0.0)
             now = time.monotonic()
+            if circuit.state is None and now < circuit.suspect:
+                return Verdict(5, circuit.suspect - now)
             if circuit.state is None:
                 return Verdict(1, 0.0, len(circuit.failed))
             till = circuit.until if circuit.state == "open" else circuit.probe_until
@@ -232,15 +268,21 @@ class Circuits:
                     circuit.failed.clear()
                 circuit.failed_at = now
                 circuit.failed.add(str(args[0]))
+                if float(args[4]) > 0:
+                    circuit.suspect = now + float(args[4]) / 1e6
                 return len(circuit.failed)
             case "reset" if circuit.state is None:
                 circuit.failed.clear()
+                circuit.suspect = 0.0
+            case "lift":
+                circuit.suspect = 0.0
             case "open" if circuit.state is None or probing:
                 length = min(float(args[0]) * 2.0 ** min(circuit.opened, 30), float(args[1]))
                 circuit.since = circuit.since or datetime.now(UTC)
                 circuit.state, circuit.until, circuit.why = "open", now + length / 1e6, str(args[2])
                 circuit.opened += 1
                 circuit.failed.clear()
+                circuit.suspect = 0.0
                 circuit.good, circuit.probe, circuit.good_by, circuit.probe_until = 0, "", "", 0.0
                 return int(length)
             case "good" if probing:
@@ -314,9 +356,12 @@ class Circuits:
 class _Storage(pybreaker.CircuitBreakerStorage):
     """What pybreaker knows of one circuit during the end of one call; every change is one atomic step in Redis."""
 
-    def __init__(self, circuits: Circuits, name: Name, call: str, verdict: Verdict, *, what: str, why: str) -> None:
+    def __init__(
+        self, circuits: Circuits, name: Name, call: str, verdict: Verdict, *, what: str, why: str, doubt: float
+    ) -> None:
         super().__init__("redis")
         self._circuits, self._of, self._call, self._what = circuits, name, call, what
+        self._doubt = doubt
         self._failures, self._good = verdict.failures, 0
         self._probe = verdict.probe
         self._state = pybreaker.STATE_HALF_OPEN if verdict.probe else pybreaker.STATE_CLOSED
@@ -343,11 +388,15 @@ class _Storage(pybreaker.CircuitBreakerStorage):
         """Count a failure, unless the same operation and key failed before."""
         if not self._probe:
             limit = self._circuits.patience.failures
-            self._failures = self._verb("fail", self._what, limit, WINDOW * 1e6, REMEMBERED * 1e6)
+            doubt = int(self._doubt * 1e6)
+            self._failures = self._verb("fail", self._what, limit, WINDOW * 1e6, REMEMBERED * 1e6, doubt)
+            if doubt and self._failures:
+                self._circuits.seen_suspect(self._of)
 
     def reset_counter(self) -> None:
         """Forget the failures in a row; a circuit that is not closed has none."""
         if not self._probe and self._state == pybreaker.STATE_CLOSED:
+            self._circuits.seen_good(self._of)
             self._verb("reset")
 
     def increment_success_counter(self) -> None:

@@ -54,9 +54,10 @@ CRASHES = 3
 """Attempts beyond the plan that can only come from processes that died with the key: it is set aside then."""
 
 
-SHARES = {"read": 0.75, "write": 0.25}
+SHARES = {"read": 3 / 4, "write": 1 / 3}
 """Part of the crew's threads that one store may have at the same time, besides those of its attempts. A marketplace
-that answers nothing gets no more calls before its circuit opens: eight and the cap of a context, by default."""
+that answers nothing gets no more calls before its circuit opens: eleven and the cap of a context, by default, as the
+first that runs into its deadline keeps others from starting. With the one probe of its first minute those are 20."""
 
 
 class Heart(Protocol):

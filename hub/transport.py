@@ -61,8 +61,10 @@ STANDARD_HEADERS = {
     "Content-Type": "application/json",
 }
 """Sent with every call unless the client says otherwise (vtex.md 2.2)."""
-GO, OPEN, HELD, LIMIT = 1, 2, 3, 4
+GO, OPEN, HELD, LIMIT, SUSPECT = 1, 2, 3, 4, 5
 """The words of `hub/admit.lua`."""
+LOOK_OUT = 0.05
+"""Seconds after which a call that waits for a suspect peer asks again."""
 LEASE_MARGIN = 0.2
 """Seconds between the end of a write and the end of the lease that allows it."""
 
@@ -264,6 +266,8 @@ class Transport:
         verdict = Verdict(answer[0], answer[1] / 1e6, answer[2], answer[3] == 1)
         if verdict.word == OPEN and not verdict.probe:
             self.circuits.seen_open(name, verdict.wait)
+        elif verdict.word == SUSPECT:
+            self.circuits.seen_suspect(name)
         elif verdict.word == GO and not verdict.probe:
             self.circuits.seen_closed(name)
         return verdict
@@ -306,13 +310,14 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True)
 class _Exchange:
-    """What came over the wire, or why nothing did."""
+    """What came over the wire, or why nothing did. `overran`: seconds of the deadline that ended it, else 0."""
 
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     lost: str = ""
     sent: bool = True
+    overran: float = 0.0
 
 
 class Peer:
@@ -383,7 +388,7 @@ class Peer:
         Raises:
             AuthLost: 401 (scope store), 403 (scope context).
             Throttled: 429, or more than a second to wait for a token or a hold.
-            CircuitOpen: the peer is left alone.
+            CircuitOpen: the peer is left alone, or has been suspect for a second.
             Unavailable: 5xx, 408, no answer in time, cut, too large, redirected elsewhere.
             UnknownOutcome: the same for a create that may have been done; not for 500 and 503, which are answers.
             Refusal: another 4xx: the call itself is wrong.
@@ -424,9 +429,9 @@ class Peer:
             raise
         finally:
             if failure is not None or good:
-                circuits.ended(name, call, verdict, failure, f"{operation} {who.key or call}")
+                circuits.ended(name, call, verdict, failure, f"{operation} {who.key or call}", overran=told.overran)
             else:
-                circuits.refused(name, call, verdict)
+                circuits.refused(name, call, verdict, answered=told.status is not None)
             if watch.sent and watch.sent_at > told.due:
                 self._transport.limits.sent_late(self.budget, call, watch.sent_at - told.due)
             told.ended(ending)
@@ -441,7 +446,11 @@ class Peer:
         return self._redactor.text(text)
 
     def _admitted(self, name: Name, call: str, who: Calling, total: float, told: _Telling) -> Verdict:
-        """Wait for the token, at most a second; more, or a hold, is `Throttled`."""
+        """Wait for the token, at most a second; more, or a hold, is `Throttled`.
+
+        While the circuit is suspect as well, in this thread: an answer to another call ends that within milliseconds,
+        and to give the key back would brake its whole store for longer.
+        """
         while True:
             asked = time.monotonic()
             verdict = self._transport.admit(
@@ -450,6 +459,13 @@ class Peer:
             if verdict.word == OPEN:
                 wait = min(verdict.wait, LOOK_AGAIN) if verdict.probe else verdict.wait
                 raise CircuitOpen(f"{told.what}: the circuit is open", side=self.side, wait=wait)
+            if verdict.word == SUSPECT:
+                pause = min(verdict.wait, LOOK_OUT)
+                if told.waited + pause > LONGEST_SLEEP:
+                    raise CircuitOpen(f"{told.what}: the peer seems to hang", side=self.side, wait=verdict.wait)
+                time.sleep(pause)
+                told.waited += pause
+                continue
             going = verdict.word == GO
             if not going and told.waited + verdict.wait > LONGEST_SLEEP:
                 why = "the peer wants no call yet" if verdict.word == HELD else "the budget is used up"
@@ -486,7 +502,7 @@ class Peer:
 
     def _over_the_wire(self, asked: _Asked) -> _Exchange:
         pool = self._transport.wires.of(self._host, self._context)
-        lost = ""
+        lost, late = "", False
         try:
             response = pool.urlopen(
                 asked.method,
@@ -509,15 +525,16 @@ class Peer:
                 return _Exchange(response.status, response.headers, content)
             lost = f"the answer is larger than {LARGEST_ANSWER} bytes"
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-            lost = _why(error, asked.total)
+            lost, late = _why(error, asked.total)
         # Raised by our caller, outside of the handler: the foreign error holds the whole address.
-        return _Exchange(lost=lost, sent=watch.sent)
+        return _Exchange(lost=lost, sent=watch.sent, overran=asked.total if late else 0.0)
 
     def _understood(self, exchange: _Exchange, told: _Telling, group: str, write: Write, auth_version: int) -> Answer:
         """The answer by its status, or the error by what happens next."""
         status, headers = exchange.status, exchange.headers
         may_be_done = write == "create" and exchange.sent
         if status is None:
+            told.overran = exchange.overran
             raise self._no_answer(f"{told.what}: {exchange.lost}", may_be_done)
         told.status, told.size = status, len(exchange.body)
         text = _decoded(headers, exchange.body)
@@ -560,6 +577,7 @@ class _Telling:
         self.began = self.due = time.monotonic()
         self.status: int | None = None
         self.size = 0
+        self.overran = 0.0
 
     @property
     def path(self) -> str:
@@ -649,8 +667,8 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def _why(error: Exception, total: float) -> str:
-    """Why there is no answer, without anything of the foreign text: it holds addresses."""
+def _why(error: Exception, total: float) -> tuple[str, bool]:
+    """Why there is no answer, without anything of the foreign text: it holds addresses; was it for lack of time?"""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -660,18 +678,18 @@ def _why(error: Exception, total: float) -> str:
         cause = cause if isinstance(cause, BaseException) else None
     names = {type(link).__name__ for link in chain}
     if names & {"ConnectTimeout", "ConnectTimeoutError"}:
-        return "no connection in time"
+        return "no connection in time", True
     if any(isinstance(link, TimeoutError) for link in chain) or names & {"ReadTimeout", "ReadTimeoutError"}:
-        return f"no whole answer within {total:g} s"
+        return f"no whole answer within {total:g} s", True
     if "NameResolutionError" in names:
-        return "the host's name is not known"
+        return "the host's name is not known", False
     if any(isinstance(link, ssl.SSLError) for link in chain):
-        return "TLS failed: certificate or protocol"
+        return "TLS failed: certificate or protocol", False
     if any(isinstance(link, ConnectionRefusedError) for link in chain):
-        return "connection refused"
+        return "connection refused", False
     if names & {"DecodeError", "ContentDecodingError", "InvalidChunkLength", "BadStatusLine", "HTTPException"}:
-        return "the answer is unreadable"
-    return f"the connection was cut ({type(error).__name__})"
+        return "the answer is unreadable", False
+    return f"the connection was cut ({type(error).__name__})", False
 
 
 # – what the peer wishes

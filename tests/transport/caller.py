@@ -38,7 +38,7 @@ def main() -> None:
             calling.set(Calling("acme-mkt", told.get("context", "stock"), key=f"{told['name']}.{thread}.{number}"))
             word = "done"
             try:
-                peer.request("GET", "/x", operation="x", total=5.0)
+                peer.request("GET", "/x", operation="x", total=told.get("total", 5.0))
             except HubError as error:
                 word = type(error).__name__
                 if isinstance(error, NotNow):

@@ -9,10 +9,10 @@ import pytest
 import redis
 
 from hub.circuits import Circuits, Name, Verdict
-from hub.errors import CircuitOpen, Throttled, Unavailable
+from hub.errors import CircuitOpen, NotNow, Throttled, Unavailable
 from hub.limits import Budget
 from hub.runtime.embedded import Valkey, scratch
-from hub.transport import GO, OPEN, Calling, Peer, Transport, calling
+from hub.transport import GO, OPEN, SUSPECT, Calling, Peer, Transport, calling
 from tests.timing import in_time, undisturbed
 
 from .conftest import Opened
@@ -20,6 +20,8 @@ from .peer import Peer as Server
 from .peer import answer, cut, until
 
 NAME = Name("a", "vtex", "g")
+OWN = Name("a", "vtex", "default")
+"""The circuit of `call`."""
 
 
 def begin(out: Transport, name: Name = NAME) -> tuple[str, Verdict]:
@@ -37,6 +39,25 @@ def end(out: Transport, begun: tuple[str, Verdict], failed: str = "", name: Name
 def fail(out: Transport, *what: str) -> None:
     for one in what:
         end(out, begin(out), one)
+
+
+def overrun(out: Transport, begun: tuple[str, Verdict], what: str, name: Name = NAME, deadline: float = 15.0) -> None:
+    assert begun[1].word == GO
+    out.circuits.ended(name, *begun, Unavailable("no whole answer within 15 s"), what, overran=deadline)
+
+
+class Counting:
+    """Redis, and how often it was asked."""
+
+    def __init__(self, server: redis.Redis) -> None:
+        self.server, self.asked = server, 0
+
+    def script_load(self, text: str) -> object:
+        return self.server.script_load(text)
+
+    def execute_command(self, *command: object) -> object:
+        self.asked += 1
+        return self.server.execute_command(*command)
 
 
 @pytest.fixture(params=["fakeredis", "valkey", "alone"])
@@ -195,6 +216,194 @@ def test_what_ends_late_changes_nothing(opened: Opened, anywhere: redis.Redis | 
     assert begin(out.transport)[1].word == OPEN, "only the probe decides"
     end(out.transport, probe[-1])
     assert begin(out.transport)[1].word == GO
+
+
+@undisturbed(AssertionError, pause=0.3)
+def test_a_call_that_ran_into_its_deadline_makes_the_circuit_suspect_which_is_no_opening(
+    opened: Opened, anywhere: redis.Redis | None
+) -> None:
+    out = opened(anywhere)
+    overrun(out.transport, begin(out.transport), "1")
+    _, verdict = begin(out.transport)
+    assert (verdict.word, verdict.probe) == (SUSPECT, False)
+    assert 0 < verdict.wait <= 1
+    assert begin(out.transport, Name("b", "vtex", "g"))[1].word == GO
+    assert out.transport.circuits.status("a") == out.changes == []
+    assert out.transport.circuits.shut_for("a") is None
+
+
+def test_no_other_failure_makes_it_suspect(opened: Opened, anywhere: redis.Redis | None) -> None:
+    out = opened(anywhere).transport
+    fail(out, "1", "2")
+    assert begin(out)[1].word == GO
+
+
+@undisturbed(AssertionError, pause=0.3)
+def test_a_success_of_a_call_that_was_under_way_ends_the_suspicion(
+    opened: Opened, anywhere: redis.Redis | None
+) -> None:
+    out = opened(anywhere).transport
+    slow, early = begin(out), begin(out)
+    overrun(out, slow, "1")
+    assert begin(out)[1].word == SUSPECT
+    end(out, early)
+    fail(out, "2", "3", "4", "5")
+    assert begin(out)[1].word == GO, "and the count began anew"
+
+
+@undisturbed(AssertionError, pause=0.3)
+def test_another_answer_ends_it_too_and_leaves_the_failures_counted(
+    opened: Opened, anywhere: redis.Redis | None
+) -> None:
+    out = opened(anywhere).transport
+    begun = [begin(out) for _ in range(6)]
+    for number in range(4):
+        overrun(out, begun[number], str(number))
+    out.circuits.refused(NAME, *begun[4])
+    assert begin(out)[1].word == SUSPECT, "a call that never started tells nothing"
+    out.circuits.refused(NAME, *begun[5], answered=True)
+    fail(out, "5")
+    assert begin(out)[1].word == OPEN
+
+
+@undisturbed()
+def test_suspicion_passes_after_a_tenth_of_the_deadline_and_a_second_at_most(
+    opened: Opened, anywhere: redis.Redis | None
+) -> None:
+    for deadline, due in ((3.0, 0.3), (30.0, 1.0)):
+        out = opened(anywhere).transport
+        begun = begin(out)
+        began = time.monotonic()
+        overrun(out, begun, "1", deadline=deadline)
+        told = time.monotonic()
+        until(lambda out=out: begin(out)[1].word == GO)
+        assert time.monotonic() - began > due - 0.01
+        in_time(time.monotonic() - told < due + 0.1)
+
+
+def test_five_calls_that_ran_into_their_deadline_open_it_and_what_follows_changes_nothing(
+    opened: Opened, anywhere: redis.Redis | None
+) -> None:
+    out = opened(anywhere, open_seconds=0.05)
+    begun = [begin(out.transport) for _ in range(8)]
+    for number, one in enumerate(begun[:5]):
+        assert out.changes == []
+        overrun(out.transport, one, str(number))
+    assert [change.state for change in out.changes] == ["open"]
+    overrun(out.transport, begun[5], "late")
+    probe: list[tuple[str, Verdict]] = []
+    until(lambda: (probe.append(begin(out.transport)), probe[-1][1].word == GO)[1])
+    overrun(out.transport, probe[-1], "the probe")
+    assert begin(out.transport)[1].word == OPEN, "a probe's deadline is that of any probe that fails"
+    assert [round(change.reopens_in, 3) for change in out.changes] == [0.05, 0.1]
+    until(lambda: (probe.append(begin(out.transport)), probe[-1][1].word == GO)[1])
+    end(out.transport, probe[-1])
+    assert begin(out.transport)[1].word == GO
+
+
+@undisturbed(AssertionError, pause=0.3)
+def test_whoever_heard_of_a_suspicion_ends_it_by_a_success(opened: Opened, server: redis.Redis) -> None:
+    one, two = (opened(server, prefix="same").transport for _ in range(2))
+    early, slow = begin(one), begin(two)
+    overrun(two, slow, "1")
+    assert begin(one)[1].word == SUSPECT
+    end(one, early)
+    assert begin(one)[1].word == begin(two)[1].word == GO
+
+
+def test_a_success_that_an_older_worker_tells_ends_it_for_all(opened: Opened, server: redis.Redis) -> None:
+    out = opened(server).transport
+    overrun(out, begin(out), "1")
+    server.delete(out.circuits.keys(NAME)[1])  # all that older versions do
+    assert begin(out)[1].word == GO
+
+
+def test_a_success_costs_one_trip_more_only_when_somebody_is_waiting_for_it(
+    opened: Opened, server: redis.Redis
+) -> None:
+    counting = Counting(server)
+    out = opened(counting).transport
+    for _ in range(3):
+        end(out, begin(out))
+    assert counting.asked == 3
+    early, late, slow = begin(out), begin(out), begin(out)
+    overrun(out, slow, "1")
+    assert counting.asked == 3 + 3 + 1
+    end(out, early)
+    assert counting.asked == 3 + 3 + 1 + 1
+    end(out, late)
+    end(out, begin(out))
+    assert counting.asked == 3 + 3 + 1 + 1 + 1
+
+
+@undisturbed(AssertionError, pause=0.3)
+def test_a_call_waits_for_an_answer_to_another_one_and_then_goes(
+    opened: Opened, server: redis.Redis, peer: Server
+) -> None:
+    peer.seen.clear()
+    counting = Counting(server)
+    out = opened(counting)
+    early, slow = begin(out.transport, OWN), begin(out.transport, OWN)
+    vtex = out.transport.peer("a", "vtex", peer.url, account="vtex:acme")
+    overrun(out.transport, slow, "1", OWN)
+    before = counting.asked
+    asking = threading.Thread(target=call, args=(vtex, "2"))
+    asking.start()
+    until(lambda: counting.asked > before)
+    end(out.transport, early, name=OWN)
+    asking.join(60)
+    assert len(peer.seen) == 1
+    assert [(told.status, told.error) for told in out.calls] == [(200, None)]
+    assert out.calls[0].waited > 0
+
+
+@undisturbed(AssertionError, pause=0.3)
+def test_a_suspicion_that_does_not_end_is_not_now_and_spends_no_attempt(opened: Opened, peer: Server) -> None:
+    peer.seen.clear()
+    out = opened().transport
+    vtex = out.peer("a", "vtex", peer.url, account="vtex:acme")
+    slow = [begin(out, OWN) for _ in range(200)]
+    came: list[NotNow | None] = []
+
+    def ask() -> None:
+        try:
+            call(vtex, "2")
+        except CircuitOpen as shut:
+            came.append(shut)
+        else:
+            came.append(None)
+
+    overrun(out, slow.pop(), "sku 7", OWN)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while asking.is_alive():
+        overrun(out, slow.pop(), "sku 7", OWN)
+        asking.join(0.1)
+    assert isinstance(came[0], NotNow), "which never spends an attempt"
+    assert 0 < came[0].wait <= 1
+    assert peer.seen == []
+
+
+def test_only_a_call_that_the_peer_kept_waiting_makes_it_suspect(
+    opened: Opened, server: redis.Redis, peer: Server
+) -> None:
+    over = threading.Event()
+    for behaviour, suspect in (
+        (lambda *_: over.wait(60), True),
+        (cut, False),
+        (answer(503), False),
+        (answer(504), False),
+        (answer(200, b"{"), False),
+    ):
+        out = opened(server).transport
+        peer.behaviour = behaviour
+        vtex = out.peer("a", "vtex", peer.url, account="vtex:acme", total=0.3 if suspect else 15.0)
+        try:
+            call(vtex, "1")
+        except Unavailable:
+            pass
+        assert server.hexists(out.circuits.keys(OWN)[0], "suspect") is suspect
+    over.set()
 
 
 def test_other_stores_sides_and_groups_have_their_own(opened: Opened, server: redis.Redis) -> None:

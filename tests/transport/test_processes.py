@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -135,6 +136,31 @@ def test_one_probe_for_four_processes_at_exact_times(
         in_time(pause < due + 0.25, pauses)
     in_time(came["done"] > 100, "it closed for everybody")
     in_time(came["CircuitOpen"] > 100)
+
+
+@undisturbed()
+def test_a_peer_that_begins_to_hang_gets_nothing_beyond_what_was_under_way(
+    closing: ExitStack, redis_url: tuple[str, str], peer: Peer
+) -> None:
+    peer.seen.clear()
+    hung: list[str] = []
+    threads, over = 5, threading.Event()
+    closing.callback(over.set)
+
+    def behave(connection: Any, seen: Any) -> None:
+        over.wait(0.05)  # as long as it thinks
+        if len(peer.seen) > 200:
+            hung.append(seen.path)
+            over.wait(60)
+        else:
+            answer()(connection, seen)
+
+    peer.behaviour = behave
+    came = Callers(closing, redis_url, peer, threads=threads, total=4.0, seconds=6.0).run()
+    over.set()
+    in_time(came["CircuitOpen"] > 100, "it did not open")
+    in_time(len(hung) == came["Unavailable"])
+    in_time(len(hung) <= PROCESSES * threads, f"{len(hung)} calls hung")
 
 
 @undisturbed()
