@@ -493,4 +493,4 @@ def _gate_hash(problems: Sequence[Problem]) -> str:
 
 
 def _input_hash(record: Record, mapping: MappedCategory) -> str:
-    return digest({"record": {**record_json(record), "reference": "", "remote_id": ""}, "mapping": mapping.version})
+    return digest({"record": {**record_json(record), "reference": ""}, "mapping": mapping.version})

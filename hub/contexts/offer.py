@@ -59,7 +59,7 @@ class Facts:
 
     `rows` are the claimed rows by context. `catalog_idle`: asking the catalogue would start something. `offered` is
     what VTEX would sell now, `None` when it is absent. `listing` and `last_price` complete the records of a
-    marketplace that replaces whole offers.
+    marketplace that replaces whole offers; `last_stock` is what it is known to show.
     """
 
     store: int
@@ -74,6 +74,7 @@ class Facts:
     offered: SimulatedItem | None = None
     listing: Listing | None = None
     last_price: Price | None = None
+    last_stock: JsonTree = None
 
     @property
     def open_rows(self) -> Mapping[str, Row]:
@@ -123,7 +124,8 @@ def _completed(link: Link, facts: Facts) -> Facts:
         shown = link.marketplace.show(facts.sku, facts.binding.remote_id if facts.binding else None)
         last = shown.price if shown else None
     idle = listing is not None or _idle(link.states.row_status("catalog", facts.sku))
-    return replace(facts, listing=listing, last_price=last, catalog_idle=idle)
+    known = None if stock.NAME in facts.rows else link.states.confirmed(stock.NAME, facts.sku)
+    return replace(facts, listing=listing, last_price=last, last_stock=known, catalog_idle=idle)
 
 
 def _registration(link: Link, facts: Facts) -> Listing | None:
@@ -213,9 +215,11 @@ def _agree(facts: Facts) -> list[Ending | Step]:
 
 
 def _unchanged(facts: Facts, context: str, row: Row, pieces: Quantity) -> Ending:
-    """Nothing to send."""
+    """Nothing to send. Who read the price and saw that the stock has moved says so: nobody else may have heard."""
     warnings = pieces.warnings if context == stock.NAME else ()
-    done = Done(_restock(facts, (context,)), next_look(facts.rules, row))
+    moved = facts.last_stock is not None and facts.last_stock != stock.snapshot(pieces)
+    then = follow(facts.store, facts.sku, (stock.NAME,)) if moved else _restock(facts, (context,))
+    done = Done(then, next_look(facts.rules, row))
     return Ending(context, facts.sku, done, messages.worst(_codes(warnings)), warnings)
 
 
@@ -259,7 +263,7 @@ def _sent(
     if facts.manifest.replaces and record.price is None:
         record = replace(record, price=facts.last_price)
     rows = [facts.open_rows[context] for context in contexts]
-    refused_hash = digest({**record_json(record), "reference": "", "remote_id": ""})
+    refused_hash = digest({**record_json(record), "reference": ""})  # of this listing; the next one may be given it
     if all(row.input_hash == refused_hash and row.intent is None for row in rows):
         # The same was refused before (RES-13); without problems, what was said about it stays as it was.
         return [Ending(context, facts.sku, Refused((), refused_hash), "E3") for context in contexts]

@@ -231,6 +231,28 @@ def test_a_refused_price_tells_why_and_is_not_sent_again_until_it_changes():
     assert only(world.attempt(row)).code == "S1"
 
 
+def test_what_was_refused_for_a_listing_that_is_gone_is_sent_to_the_one_made_since():
+    world = a_published_world(**COMBINED)
+    world.vtex.offers["13"] = an_offer(price=8990, stock=5)
+    world.marketplace.answers = [Refusal([Problem("E3", "listing", "MK-13", "there is none")])]
+    refused = only(world.attempt(world.row("stock"))).outcome
+    world.marketplace.listings["MK-14"] = world.marketplace.listings.pop("13")
+    world.states.bindings["13"] = replace(world.states.bindings["13"], remote_id="MK-14")
+    row = world.row("stock", status="refused", input_hash=refused.input_hash)
+    world.attempt(row)
+    assert [record.remote_id for record in world.marketplace.written] == ["MK-13", "MK-14"]
+
+
+def test_who_reads_the_price_alone_and_sees_that_the_stock_moved_has_it_sent():
+    world = a_published_world(**REPLACING)
+    world.vtex.offers["13"] = an_offer(stock=5)
+    ending = only(world.attempt(world.row("price")))
+    assert world.marketplace.written == []
+    assert [(ask.context, ask.key) for ask in ending.outcome.then] == [("stock", "13")]
+    world.attempt(world.row("stock"))
+    assert only(world.attempt(world.row("price"))).outcome == Done()
+
+
 def test_a_combined_record_carries_the_other_value_too_and_confirms_both():
     world = a_published_world(**COMBINED)
     world.vtex.offers["13"] = an_offer(price=8990, stock=5)
