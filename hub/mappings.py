@@ -225,7 +225,7 @@ def save(
     The table is kept first, in one transaction: whoever reads a SKU meanwhile sees it, and whoever is just parking one
     is waited for. `ledger`: this process's own, where it has one.
     """
-    change, touched = _difference(pool, store, rows)
+    change, left = _difference(pool, store, rows)
 
     def keep() -> None:
         with pool.connection() as db, db.transaction():
@@ -258,6 +258,7 @@ def save(
     ledger = ledger or Ledger(pool, COMMAND_SLOT)
     # What was parked while the table was being kept is found now, so that nobody waits for a mapping that is there.
     parked = {(context, key) for context, key in _parked(pool, store, [row.category for row in rows])}
+    touched = _concerned(pool, store, left)
     wake: set[Pair] = set()
     for start in range(0, len(rows), LOCKS):
         wake |= ledger.release(store, *(f"mapping:{row.category}" for row in rows[start : start + LOCKS]))
@@ -270,7 +271,7 @@ def save(
 
 
 def _difference(pool: Pool, store: int, rows: Sequence[CategoryMapping]) -> tuple[Change, list[str]]:
-    """Counts, and the listed and refused SKUs that a changed target concerns."""
+    """Counts, and the targets that some category would have no longer."""
     with translated(), pool.connection() as db:
         found = db.execute("select category, remote, name from mappings where store = %s", (store,)).fetchall()
         before = {category: (remote, name) for category, remote, name in found}
@@ -292,8 +293,31 @@ def _difference(pool: Pool, store: int, rows: Sequence[CategoryMapping]) -> tupl
         )
     parked = _parked(pool, store, [row.category for row in rows])
     same = len(rows) - len(new) - len(moved)
-    touched = sorted({*listed, *refused})
-    return Change(len(new), len(moved), same, len(parked), len(listed), len(set(refused) - set(listed))), touched
+    return Change(len(new), len(moved), same, len(parked), len(listed), len(set(refused) - set(listed))), left
+
+
+def _concerned(pool: Pool, store: int, left: Sequence[str]) -> list[str]:
+    """SKUs that are listed under a target which was left, or refused, or about to be written.
+
+    Asked when the table is kept: whoever reads the table now reads the new one. Who has read the old one holds his row,
+    or has begun to write what he made of it, or is done and it is listed: one look at the tables finds him.
+    """
+    if not left:
+        return []
+    with translated(), pool.connection() as db:
+        return _keys(
+            db,
+            """
+            select key from states
+            where store = %s and context = 'catalog' and (claim is not null or status = 'refused')
+            union
+            select key from answers where store = %s and context = 'catalog'
+              and (intent -> 'record' -> 'listing' ->> 'category' = any(%s)
+                   or confirmed -> 'listing' ->> 'category' = any(%s))
+            order by 1
+            """,
+            (store, store, list(left), list(left)),
+        )
 
 
 def _keys(db: Connection[tuple[Any, ...]], query: str, values: tuple[Any, ...]) -> list[str]:

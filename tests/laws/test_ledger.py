@@ -6,7 +6,9 @@ import uuid
 from typing import Any
 
 import pytest
+from psycopg.types.json import Jsonb
 
+from hub import mappings
 from hub.errors import Problem
 from hub.ledger import NOTICES_AND_ENQUEUE, Notice, Tally, enqueue_parameters
 from hub.model import Ask, Binding, BindingState, Row, Story
@@ -255,6 +257,35 @@ def test_a_mapping_saved_while_a_row_parks_on_it_is_not_missed(books: Books) -> 
     books.settle(books.claim("catalog"), Parked("mapping:9", 5))
     assert books.try_claim("catalog") is None
     books.assert_conserved()
+
+
+def test_a_mapping_that_changes_while_a_listing_is_made_by_the_old_one_has_it_made_anew(books: Books) -> None:
+    """Whether the attempt has only read, waits for the answer of its lot, or is done: it is looked at once more."""
+    rows = [mappings.CategoryMapping("9", "old", "")]
+    mappings.save(books.pool, STORE, rows, who="tests", ledger=books.ledger)
+    books.ask("reads", "waits", "listed", "elsewhere", context="catalog")
+    held = books.claim("catalog")
+    listing = {"record": {"listing": {"category": "old"}}}
+    books.sql(
+        "insert into answers (store, context, key, intent) values (%s, 'catalog', 'waits', %s)",
+        STORE,
+        Jsonb(listing),
+    )
+    books.sql(
+        "insert into answers (store, context, key, confirmed)"
+        " values (%s, 'catalog', 'listed', %s), (%s, 'catalog', 'elsewhere', %s)",
+        STORE,
+        Jsonb({"listing": {"category": "old"}}),
+        STORE,
+        Jsonb({"listing": {"category": "other"}}),
+    )
+    others = [key for key in held.items if key != "reads"]
+    books.sql("update states set claim = null, work = 'i', answered = asked where key = any(%s)", others)
+    mappings.save(books.pool, STORE, [mappings.CategoryMapping("9", "new", "")], who="tests", ledger=books.ledger)
+    asked = books.sql("select key from states where asked > coalesce(claimed, answered) order by 1")
+    assert [key for (key,) in asked] == ["listed", "reads", "waits"]
+    mappings.save(books.pool, STORE, [mappings.CategoryMapping("9", "new", "")], who="tests", ledger=books.ledger)
+    assert books.row("reads", "catalog")["asked"] == 2, "nothing has changed the second time"
 
 
 def test_what_is_parked_is_released_by_its_own_cause_only(books: Books) -> None:
