@@ -6,8 +6,9 @@ with exact times, is told of an end in one atomic step, and pybreaker's lock is 
 - `failures` failures in a row of distinct (operation, key) open it: one bad SKU opens nothing. So do alternating
   failures: two fifths of the calls of a minute, and twice as many distinct ones.
 - A call that ran into its deadline makes the circuit *suspect* for a moment: those that are just as old are about to
-  tell whether the peer hangs, and until then no call starts that would only join them. Any answer ends that at once,
-  so a healthy peer with slow calls loses nothing. It is no opening: nothing is told, counted or shut.
+  tell whether the peer hangs, and until then no call starts that would only join them. A success or a refusal ends
+  that at once: a peer that answers others loses next to nothing, one with a single call under way up to a second. It
+  is no opening: nothing is told, counted or shut.
 - Refusals (4xx) neither count nor reset; a probe that is refused gives way to the next one.
 - Open for `open_seconds`, doubling with every probe that fails up to `longest_seconds`; then one probe for all.
 - While Redis is away each process has circuits of its own (without the rule for alternating failures).

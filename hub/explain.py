@@ -534,7 +534,7 @@ def _params(seen: _Seen, problems: Sequence[Problem]) -> dict[str, str]:
 
 
 def _why(error: HubError) -> str:
-    if isinstance(error, CircuitOpen):
+    if isinstance(error, CircuitOpen) and error.wait >= 1:
         return f"its circuit is open for another {error.wait:.0f} s"
     if isinstance(error, Throttled):
         return f"its limit is used up for {error.wait:.0f} s"

@@ -57,7 +57,8 @@ class Change:
     """What saving does, or would do: rows, and SKUs looked at again because of it.
 
     `released` were parked on one of the categories; `listed` are listed under a target that changes; `refused` were
-    refused before and are looked at again because some target changes (the same is not sent twice).
+    refused before and are looked at again because some target changes (the same is not sent twice). Those that are
+    being listed in the very moment are looked at again as well, and not counted.
     """
 
     new: int
@@ -258,10 +259,10 @@ def save(
     ledger = ledger or Ledger(pool, COMMAND_SLOT)
     # What was parked while the table was being kept is found now, so that nobody waits for a mapping that is there.
     parked = {(context, key) for context, key in _parked(pool, store, [row.category for row in rows])}
-    touched = _concerned(pool, store, left)
     wake: set[Pair] = set()
     for start in range(0, len(rows), LOCKS):
         wake |= ledger.release(store, *(f"mapping:{row.category}" for row in rows[start : start + LOCKS]))
+    touched = _concerned(pool, store, left)
     asks = [Ask(store, "catalog", key, "release", Urgency.FOLLOW) for key in touched if ("catalog", key) not in parked]
     for start in range(0, len(asks), BATCH):
         wake |= ledger.enqueue(asks[start : start + BATCH])
@@ -302,22 +303,25 @@ def _concerned(pool: Pool, store: int, left: Sequence[str]) -> list[str]:
     Asked when the table is kept: whoever reads the table now reads the new one. Who has read the old one holds his row,
     or has begun to write what he made of it, or is done and it is listed: one look at the tables finds him.
     """
-    if not left:
-        return []
-    with translated(), pool.connection() as db:
-        return _keys(
-            db,
-            """
-            select key from states
-            where store = %s and context = 'catalog' and (claim is not null or status = 'refused')
-            union
-            select key from answers where store = %s and context = 'catalog'
-              and (intent -> 'record' -> 'listing' ->> 'category' = any(%s)
-                   or confirmed -> 'listing' ->> 'category' = any(%s))
-            order by 1
-            """,
-            (store, store, list(left), list(left)),
-        )
+
+    def once() -> list[str]:
+        with pool.connection() as db:
+            return _keys(
+                db,
+                """
+                select key from states
+                where store = %s and context = 'catalog' and (claim is not null or status = 'refused')
+                union
+                select key from answers where store = %s and context = 'catalog'
+                  and (intent -> 'record' -> 'listing' ->> 'category' = any(%s)
+                       or confirmed -> 'listing' ->> 'category' = any(%s))
+                order by 1
+                """,
+                (store, store, list(left), list(left)),
+            )
+
+    with translated():
+        return retrying(once) if left else []
 
 
 def _keys(db: Connection[tuple[Any, ...]], query: str, values: tuple[Any, ...]) -> list[str]:

@@ -56,8 +56,9 @@ CRASHES = 3
 
 SHARES = {"read": 3 / 4, "write": 1 / 3}
 """Part of the crew's threads that one store may have at the same time, besides those of its attempts. A marketplace
-that answers nothing gets no more calls before its circuit opens: eleven and the cap of a context, by default, as the
-first that runs into its deadline keeps others from starting. With the one probe of its first minute those are 20."""
+that answers nothing gets no more calls before its circuit opens, as the first that runs into its deadline keeps others
+from starting: eleven and the cap of a context from a process of further wake-ups, by default, with the one probe of the
+first minute 20. First wake-ups of the same store may add a few."""
 
 
 class Heart(Protocol):

@@ -31,7 +31,8 @@ SILENT_SECONDS = 5
 """RabbitMQ's answer is awaited so long, then the connection counts as lost."""
 
 Lane = Literal["first", "more"]
-"""`first`: wake-ups of a store and context at rest, served by reserved threads; `more`: every further one."""
+"""`first`: wake-ups of a store and context at rest, for which threads are reserved; `more`: every further one. Where
+queues are pooled, whoever serves further ones serves the first too."""
 
 
 def make_app(settings: Settings) -> Celery:

@@ -94,7 +94,11 @@ local function grant(wanted, live, crowd)
   end
   local busy = redis.call('ZCARD', KEYS[1])
   if crowd and busy >= tonumber(wanted) and redis.call('LLEN', KEYS[5]) + redis.call('LLEN', KEYS[6]) >= crowd then
-    return {0, busy, 0}
+    local waiting = 0
+    for _, token in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+      if string.sub(token, 1, 1) ~= 'r' then waiting = waiting + 1 end
+    end
+    if waiting >= tonumber(wanted) then return {0, busy, 0} end
   end
   if live and busy > 0 and redis.call('EXISTS', KEYS[4]) == 0 then
     local way = 1

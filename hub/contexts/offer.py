@@ -215,7 +215,11 @@ def _agree(facts: Facts) -> list[Ending | Step]:
 
 
 def _unchanged(facts: Facts, context: str, row: Row, pieces: Quantity) -> Ending:
-    """Nothing to send. Who read the price and saw that the stock has moved says so: nobody else may have heard."""
+    """Nothing to send.
+
+    Where offers are replaced whole, who read the price and saw that the stock has moved says so: a first publication
+    has written it, and nobody may have asked for it since.
+    """
     warnings = pieces.warnings if context == stock.NAME else ()
     moved = facts.last_stock is not None and facts.last_stock != stock.snapshot(pieces)
     then = follow(facts.store, facts.sku, (stock.NAME,)) if moved else _restock(facts, (context,))
@@ -266,7 +270,10 @@ def _sent(
     refused_hash = digest({**record_json(record), "reference": ""})  # of this listing; the next one may be given it
     if all(row.input_hash == refused_hash and row.intent is None for row in rows):
         # The same was refused before (RES-13); without problems, what was said about it stays as it was.
-        return [Ending(context, facts.sku, Refused((), refused_hash), "E3") for context in contexts]
+        return [
+            Ending(row.context, facts.sku, Refused((), refused_hash, look_again=next_look(facts.rules, row)), "E3")
+            for row in rows
+        ]
     notes = pieces.warnings if stock.NAME in contexts else ()
     asks = [price.words(record.price)] if record.price else []
     holds = [stock.words(pieces)] if record.stock is not None else []

@@ -41,6 +41,9 @@ WAIT = 30.0
 LOST_AFTER = 3
 """Attempts after which what the marketplace took and does not know is lost: before, it may be slow to show it."""
 
+MOST_LOOKS = 20
+"""Looks after one announcement; a store's list of delays is shorter."""
+
 OPERATIONS = {"catalog": "Catalog change", "price": "Price update", "stock": "Inventory update"}
 """The operation of a story, by context (vtex.md 15.2); a new listing is an `Offer creation`."""
 
@@ -363,13 +366,14 @@ def next_look(rules: Rules, row: Row, *, changed: bool = False) -> float | None:
     """Seconds until VTEX is read again for what it announced, `None` when it has been read often enough (7.6).
 
     Its answer may be stale, also one that shows a change: of two in a row it may be the first, and whoever takes that
-    for the news misses the last. So both are looked at again, and whatever a look finds is too (`changed`).
+    for the news misses the last. So both are looked at again, and whatever a look finds is too (`changed`) – up to
+    `MOST_LOOKS`, for a VTEX that answers now this, now that would be written for ever.
     """
     looks = rules.look_again
     if not looks or not (row.heard or row.looks > 0):
         return None
     if changed:
-        return looks[0]
+        return looks[0] if row.looks < MOST_LOOKS else None
     return looks[row.looks] if row.looks < len(looks) else None
 
 

@@ -110,6 +110,30 @@ def test_a_notification_that_only_the_catalogue_hears_reaches_price_and_stock_wh
     assert only(world.attempt(world.row("catalog"))).outcome == Done(), "our own sweeps ask price and stock themselves"
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_the_catalogue_alone_heard_of_a_listing_is_looked_at_again(changed):
+    world = a_published_world()
+    world.rules = Rules(look_again=(60.0, 300.0))
+    if changed:
+        world.vtex.products["13"] = a_product(description="A better mug")
+    first = only(world.attempt(world.row("catalog", heard=True)))
+    assert first.outcome.look_again == 60.0
+    later = only(world.attempt(world.row("catalog", heard=True, looks=1)))
+    assert (later.outcome.look_again, later.stories) == (300.0, ()), "that there was nothing to send is told once"
+    assert only(world.attempt(world.row("catalog", heard=True, looks=2))).outcome == Done()
+
+
+def test_what_vtex_does_not_offer_yet_is_looked_at_again_and_what_a_product_lacks_is_not():
+    world = a_world()
+    world.rules = Rules(look_again=(60.0, 300.0))
+    world.vtex.offers.clear()
+    assert only(world.attempt(world.row("catalog", heard=True))).outcome.look_again == 60.0
+    assert only(world.attempt(world.row("catalog"))).outcome.look_again is None
+    world = a_world()
+    world.vtex.products["13"] = a_product(brand="")
+    assert only(world.attempt(world.row("catalog", heard=True))).outcome.look_again is None
+
+
 def test_a_changed_description_is_sent_as_an_update():
     world = a_published_world()
     world.vtex.products["13"] = a_product(description="A better mug")
@@ -501,7 +525,7 @@ def test_a_step_survives_json():
     world = a_world(offer="combined", replaces=True)
     world.rules = Rules(listing=ListingRules({"brand": "No name"}))
     world.vtex.products["13"] = a_product(brand="")
-    send = only(world.decide(world.row("catalog")))
+    send = only(world.decide(world.row("catalog", heard=True)))
     assert send_from_json(send.as_json()) == send
     resolved = LotOutcome(True, Written("MK-1"), (), send.as_json())
     assert [story.code for story in only(settled(resolved)).stories] == ["A3", "S1"]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hub.contexts.step import Send
+from hub.contexts.step import MOST_LOOKS, Send
 from hub.errors import NotFound, Problem, Refusal, Unavailable
 from hub.model import Action, BindingState, LotOutcome, Price, Written
 from hub.outcome import Done, Parked, Refused, Waiting
@@ -241,6 +241,24 @@ def test_what_was_refused_for_a_listing_that_is_gone_is_sent_to_the_one_made_sin
     row = world.row("stock", status="refused", input_hash=refused.input_hash)
     world.attempt(row)
     assert [record.remote_id for record in world.marketplace.written] == ["MK-13", "MK-14"]
+
+
+def test_what_was_refused_and_is_announced_again_is_read_again_though_not_sent():
+    world = a_published_world()
+    world.rules = Rules(look_again=(60.0, 300.0))
+    world.vtex.offers["13"] = an_offer(stock=3)
+    world.marketplace.answers = [Refusal([Problem("E3", "stock", "3", "at least 5")])]
+    refused = only(world.attempt(world.row("stock", heard=True))).outcome
+    assert refused.look_again is None, "the answer stands until VTEX announces another value"
+    row = world.row("stock", status="refused", heard=True, input_hash=refused.input_hash)
+    assert only(world.attempt(row)).outcome.look_again == 60.0, "what VTEX announced does not show: it may be stale"
+    assert len(world.marketplace.written) == 1
+
+
+def test_a_vtex_that_answers_now_this_now_that_is_not_followed_for_ever():
+    world = a_published_world()
+    world.vtex.offers["13"] = an_offer(stock=3)
+    assert only(world.attempt(world.row("stock", heard=True, looks=MOST_LOOKS))).outcome == Done()
 
 
 def test_who_reads_the_price_alone_and_sees_that_the_stock_moved_has_it_sent():
