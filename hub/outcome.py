@@ -24,10 +24,14 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The marketplace answers later. `ticket` finds the answer, `wait` (seconds) is when we ask if nobody told us."""
+    """The marketplace answers later. `ticket` finds the answer, `wait` (seconds) is when we ask if nobody told us.
+
+    `again`: what is awaited was made before the claim, so that what the claim is for has yet to be read.
+    """
 
     ticket: str
     wait: float
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,7 @@ class NextRow:
     """What a row becomes. `work`: `i` at rest, `p` pending, `s` due in `wait` seconds.
 
     `final` answers the demand it was claimed for. `keeps_claim`: requests that came meanwhile stay apart from the
-    answer that is still awaited. `again`: a demand of our own is added (second look).
+    answer that is still awaited. `again`: a demand of our own is added (second look, or what was not read yet).
     """
 
     status: str
@@ -174,8 +178,9 @@ def settle(row: Row, outcome: Outcome, plan: Plan, chance: float) -> NextRow:
                 return NextRow(status, "i", attempts)
             looks = min(row.looks + 1, 99)
             return NextRow(status, "s", attempts, wait=max(0.0, wait), again=True, looks=looks)
-        case Waiting(wait=wait):
-            return NextRow("waiting", "s", spent, wait=max(0.0, wait), final=False, keeps_claim=True, looks=row.looks)
+        case Waiting(wait=wait, again=again):
+            wait = max(0.0, wait)
+            return NextRow("waiting", "s", spent, wait, final=False, keeps_claim=True, again=again, looks=row.looks)
         case Parked():
             return NextRow("parked", "s", spent, wait=plan.recheck)
         case Postponed(scope="key", wait=wait):

@@ -209,6 +209,11 @@ def _is_bulk(claim: Claim, key: str) -> bool:
     return bool(rows) and all(row.urgency >= Urgency.LOAD for row in rows.values())
 
 
+def _waiting(row: Row, lot: int | None) -> Row:
+    """The row as it would be, had its attempt lived to say that it waits for this lot."""
+    return row if lot is None else replace(row, status="waiting", ticket=f"lot:{lot}")
+
+
 @dataclass(frozen=True, slots=True)
 class _Attempt:
     """The middle of one attempt: everything between claim and settle."""
@@ -222,14 +227,23 @@ class _Attempt:
 
     def run(self) -> list[Ending]:
         """Every claimed row's ending."""
-        items = [Item(key, rows) for key, rows in self.claim.items.items()]
+        adrift = self._adrift()
+        items = [
+            Item(key, {context: _waiting(row, adrift.get((context, key))) for context, row in rows.items()})
+            for key, rows in self.claim.items.items()
+        ]
         if self.context.name in ABOUT_SKUS and isinstance(self.link.states, StoreStates):
             self.link.states.prepare(list(self.claim.items))
         endings: list[Ending] = []
         steps: list[Step] = []
         for decided in self._each("read", self._look, items):
             for decision in decided:
-                (steps if isinstance(decision, Step) else endings).append(decision)
+                if isinstance(decision, Step):
+                    steps.append(decision)
+                elif (decision.context, decision.key) in adrift and isinstance(decision.outcome, Waiting):
+                    endings.append(replace(decision, outcome=replace(decision.outcome, again=True)))
+                else:
+                    endings.append(decision)
         lots = self.link.marketplace.manifest.lots
         records = [step for step in steps if isinstance(step, Send)] if lots is not None else []
         if records:
@@ -239,6 +253,23 @@ class _Attempt:
             written = self._each("write", self._write, self._intended(steps))
             endings += [ending for some in written for ending in some]
         return endings
+
+    def _adrift(self) -> Mapping[tuple[str, str], int]:
+        """Rows whose attempt died between joining a lot and saying that they wait for it: (context, key) → the lot.
+
+        It leaves all the same. So they wait for its answer, whatever would be decided now, and are read after it.
+        """
+        states = self.link.states
+        begun = {
+            (context, key)
+            for key, rows in self.claim.items.items()
+            for context, row in rows.items()
+            if row.intent is not None and row.status != "waiting"
+        }
+        if not begun or self.link.marketplace.manifest.lots is None or not isinstance(states, StoreStates):
+            return {}
+        lots = states.lots_under_way(sorted({key for _, key in begun}))
+        return {place: lot for place, lot in lots.items() if place in begun}
 
     def touched(self) -> frozenset[Pair]:
         """Pairs that got pending work on the way, to be woken."""

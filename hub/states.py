@@ -449,6 +449,19 @@ class StoreStates:
         ).fetchall()
         return {str(key): int(lot) for key, lot in rows}
 
+    def lots_under_way(self, keys: Sequence[str]) -> Mapping[tuple[str, str], int]:
+        """(context, key) → the lot that has a record of it and no answer yet."""
+        with self._db() as db:
+            rows = db.execute(
+                """
+                select c.context, r.key, max(r.lot) from lots l
+                join lot_records r on r.lot = l.id and r.key = any(%s), unnest(r.covers) c(context)
+                where l.store = %s and l.state <> 'settled' group by 1, 2
+                """,
+                (list(keys), self.store),
+            ).fetchall()
+        return {(str(context), str(key)): int(lot) for context, key, lot in rows}
+
     def _lot_ask(self, lot: int) -> Ask:
         return Ask(self.store, "lot", str(lot), "lot", Urgency.FOLLOW)
 

@@ -46,7 +46,7 @@ outcomes = st.one_of(
     st.just(Done()),
     st.just(Done(look_again=100.0)),
     st.sampled_from(sorted(LANES)).map(lambda context: Done((Ask(STORE, context, "", "follow", 2),))),
-    st.just(Waiting("ticket", 150.0)),
+    st.builds(Waiting, st.just("ticket"), st.just(150.0), st.booleans()),
     st.sampled_from((Parked("publication:7"), Parked("mapping:9"))),
     st.sampled_from((Refused((Problem("E3", "name", "x", "y"),), "hash-1"), Refused((), "hash-1"))),
     st.just(Refused((), "hash-1", look_again=100.0)),
@@ -373,8 +373,9 @@ class Laws(RuleBasedStateMachine):
             case Done(look_again=again):
                 row.status, row.attempts, wait = "done", 0, again
                 row.looks = 0 if again is None else row.looks + 1
-            case Waiting(wait=wait):
+            case Waiting(wait=wait, again=reread):
                 row.status = "waiting"
+                row.asked += reread and not dirty
             case Parked():
                 row.status, wait, row.looks = "parked", PATIENT.recheck, 0
             case Refused(look_again=again):
@@ -406,7 +407,7 @@ class Laws(RuleBasedStateMachine):
             assert row.claimed is not None
             row.answered = row.claimed
             row.heard = row.heard and (dirty or (isinstance(word, Done | Refused) and word.look_again is not None))
-            row.since = row.dirty if dirty else None
+            row.since = (self.clock if row.dirty is None else row.dirty) if dirty else None
             if dirty:
                 row.work, row.due = "p", None
                 if row.status == "dead":

@@ -36,6 +36,7 @@ WORDS: dict[str, Outcome] = {
     "done": Done(),
     "look again": Done(look_again=60.0),
     "waiting": Waiting("t", 30.0),
+    "waiting, read afterwards": Waiting("t", 30.0, again=True),
     "parked": Parked("mapping:9", 3),
     "refused": Refused((Problem("E3"),), "h"),
     "refused, look again": Refused((), "h", look_again=60.0),
@@ -52,6 +53,7 @@ TABLE: dict[tuple[str | None, str], tuple[str | None, str, float | None, int | N
     (None, "done"): ("done", "i", None, None, True),
     (None, "look again"): ("done", "s", 60.0, None, True),
     (None, "waiting"): ("waiting", "s", 30.0, 0, False),
+    (None, "waiting, read afterwards"): ("waiting", "s", 30.0, 0, False),
     (None, "parked"): ("parked", "s", 86400.0, 0, True),
     (None, "refused"): ("refused", "i", None, 0, True),
     (None, "refused, look again"): ("refused", "s", 60.0, 0, True),
@@ -78,7 +80,7 @@ def test_each_status_and_word_has_one_next_row(status: str, word: str) -> None:
     assert after.wait == (None if wait is None else pytest.approx(wait))
     assert after.attempts == (0 if added is None else 1 + added)
     assert after.final is final
-    assert after.again is (word in ("look again", "refused, look again"))
+    assert after.again is (word in ("look again", "refused, look again", "waiting, read afterwards"))
 
 
 @pytest.mark.parametrize("word", sorted(WORDS))
