@@ -943,7 +943,7 @@ with mine as materialized (
   from n
   where s.store = %(store)s and s.context = n.context and s.key = n.key and s.claim = (select id from mine)
   returning s.context, s.work, case when n.final then n.demands else 0 end as finished,
-            (n.again and s.work = 's')::int as again
+            (n.again and case when n.keeps then s.dirty_since is null else s.work = 's' end)::int as again
 ), tally as (
   insert into counters as c (store, context, source, slot, finished, requested, enqueued)
   select %(store)s, context, 'settle', %(slot)s, sum(finished), sum(again), sum(again) from moved

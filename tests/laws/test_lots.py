@@ -184,6 +184,25 @@ def test_a_lot_answered_before_its_rows_wait_is_not_missed(books: Books, states:
     assert row.resolved is not None, "the row would wait ten minutes for an answer that is there"
 
 
+@pytest.mark.parametrize("asked_meanwhile", [False, True])
+@pytest.mark.parametrize("answered_already", [False, True])
+def test_what_was_not_read_before_it_waits_is_one_demand_more(
+    books: Books, states: StoreStates, *, answered_already: bool, asked_meanwhile: bool
+) -> None:
+    claim, lots = joined(books, states, "1")
+    if answered_already:
+        states.lot_settled(lots["1"], answer(1, TAKEN))
+    if asked_meanwhile:
+        books.ask("1")
+    books.settle(claim, Waiting(f"lot:{lots['1']}", 600.0, again=True))
+    books.assert_conserved()
+    if not answered_already:
+        states.lot_settled(lots["1"], answer(1, TAKEN))
+    books.settle(books.claim(), Done())
+    assert books.claim().items["1"]["price"].resolved is None, "it is not read after the answer"
+    books.assert_conserved()
+
+
 def test_what_is_asked_while_waiting_is_read_after_the_answer(books: Books, states: StoreStates) -> None:
     claim, lots = joined(books, states, "1")
     waiting(books, claim, lots)
