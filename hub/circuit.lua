@@ -37,7 +37,10 @@ if verb == 'fail' then
   end
   redis.call('SADD', KEYS[2], ARGV[4])
   redis.call('SADD', KEYS[3], ARGV[4])
-  if tonumber(ARGV[8]) > 0 then redis.call('HSET', KEYS[1], 'suspect', whole(now + ARGV[8])) end
+  if tonumber(ARGV[8]) > 0 then
+    local suspect = tonumber(redis.call('HGET', KEYS[1], 'suspect') or 0)
+    redis.call('HSET', KEYS[1], 'suspect', whole(math.max(suspect, now + ARGV[8])))
+  end
   local life = math.ceil(ARGV[7] / 1000)
   for at = 1, 3 do redis.call('PEXPIRE', KEYS[at], life) end
   local enough = tonumber(ARGV[5])

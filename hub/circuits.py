@@ -7,8 +7,8 @@ with exact times, is told of an end in one atomic step, and pybreaker's lock is 
   failures: two fifths of the calls of a minute, and twice as many distinct ones.
 - A call that ran into its deadline makes the circuit *suspect* for a moment: those that are just as old are about to
   tell whether the peer hangs, and until then no call starts that would only join them. A success or a refusal ends
-  that at once: a peer that answers others loses next to nothing, one with a single call under way up to a second. It
-  is no opening: nothing is told, counted or shut.
+  that at once, in whichever process knows that somebody waits: a peer that answers others loses next to nothing, one
+  with a single call under way up to a second. It is no opening: nothing is told, counted or shut.
 - Refusals (4xx) neither count nor reset; a probe that is refused gives way to the next one.
 - Open for `open_seconds`, doubling with every probe that fails up to `longest_seconds`; then one probe for all.
 - While Redis is away each process has circuits of its own (without the rule for alternating failures).
@@ -270,7 +270,7 @@ class Circuits:
                 circuit.failed_at = now
                 circuit.failed.add(str(args[0]))
                 if float(args[4]) > 0:
-                    circuit.suspect = now + float(args[4]) / 1e6
+                    circuit.suspect = max(circuit.suspect, now + float(args[4]) / 1e6)
                 return len(circuit.failed)
             case "reset" if circuit.state is None:
                 circuit.failed.clear()

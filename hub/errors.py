@@ -9,13 +9,13 @@
     │   └── UnknownOutcome   sent, but the answer was lost: read back before any second create
     ├── NotNow          not a failure: no attempt is spent
     │   ├── Throttled   a limit, ours or the peer's
-    │   └── CircuitOpen the circuit of this store and peer is open
+    │   └── CircuitOpen the circuit of this store and peer is open or suspect
     ├── AuthLost        credentials refused: the gate of that side shuts
     ├── LeaseLost       somebody else may hold the key by now: start no write, settle nothing
     └── Conflict        the operation is already running or was done by somebody else
 
 Foreign exceptions are translated at one door each: those of `urllib3` and `pybreaker` in `hub.transport`,
-those of `psycopg` in `hub.db`, those of `redis` in `hub.limits`, `hub.circuits` and `hub.wake`.
+those of `psycopg` in `hub.db`, those of `redis` in `hub.limits`, `hub.circuits` and `tasks.wake`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Throttled(NotNow):
 
 
 class CircuitOpen(NotNow):
-    """The circuit of this store and side is open for another `wait` seconds."""
+    """The circuit of this store and side is open, or suspect, for another `wait` seconds."""
 
     def __init__(self, message: str, *, side: Side, wait: float) -> None:
         self.side = side

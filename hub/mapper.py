@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from hub.errors import CircuitOpen, MapperAway, Unavailable
+from hub.circuits import LOOK_AGAIN, SUSPICION
+from hub.errors import CircuitOpen, MapperAway, NotNow, Unavailable
 from hub.transport import Peer
 
 LONGEST = 200  # characters of a marketplace's category id
@@ -26,7 +27,12 @@ class CategoryMapper:
     auth_version: int = 0
 
     def remote(self, category: str) -> str | None:
-        """The marketplace category for a VTEX category, `None` while the seller has not mapped it. `MapperAway`."""
+        """The marketplace category for a VTEX category, `None` while the seller has not mapped it.
+
+        Raises:
+            MapperAway: it does not answer, or its circuit is open.
+            NotNow: for this key; another call is just about to tell whether it answers.
+        """
         try:
             answer = self.peer.request(
                 "GET",
@@ -36,6 +42,8 @@ class CategoryMapper:
                 auth_version=self.auth_version,
             )
         except CircuitOpen as shut:
+            if shut.wait <= max(LOOK_AGAIN, SUSPICION):
+                raise NotNow(str(shut), wait=shut.wait, scope="key") from shut
             raise MapperAway(str(shut)) from shut
         except Unavailable as away:
             raise MapperAway(str(away), status=away.status) from away

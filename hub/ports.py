@@ -198,7 +198,7 @@ class Mapper(Protocol):
     """The seller's own category mapping, asked when the table lacks a category (vtex.md 8.2)."""
 
     def remote(self, category: str) -> str | None:
-        """The marketplace category, `None` while unmapped. `MapperAway` without an answer."""
+        """The marketplace category, `None` while unmapped. Without an answer `MapperAway`, or `NotNow`."""
 
 
 @dataclass(frozen=True, slots=True)

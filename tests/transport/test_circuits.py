@@ -9,8 +9,9 @@ import pytest
 import redis
 
 from hub.circuits import Circuits, Name, Verdict
-from hub.errors import CircuitOpen, NotNow, Throttled, Unavailable
+from hub.errors import CircuitOpen, MapperAway, NotNow, Throttled, Unavailable
 from hub.limits import Budget
+from hub.mapper import CategoryMapper
 from hub.runtime.embedded import Valkey, scratch
 from hub.transport import GO, OPEN, SUSPECT, Calling, Peer, Transport, calling
 from tests.timing import in_time, undisturbed
@@ -281,6 +282,17 @@ def test_suspicion_passes_after_a_tenth_of_the_deadline_and_a_second_at_most(
         in_time(time.monotonic() - told < due + 0.1)
 
 
+@undisturbed(AssertionError, pause=0.3)
+def test_a_short_deadline_does_not_end_the_suspicion_of_a_longer_one(
+    opened: Opened, anywhere: redis.Redis | None
+) -> None:
+    out = opened(anywhere).transport
+    slow, quick = begin(out), begin(out)
+    overrun(out, slow, "1", deadline=30.0)
+    overrun(out, quick, "2", deadline=1.0)
+    assert begin(out)[1].wait > 0.3
+
+
 def test_five_calls_that_ran_into_their_deadline_open_it_and_what_follows_changes_nothing(
     opened: Opened, anywhere: redis.Redis | None
 ) -> None:
@@ -381,6 +393,25 @@ def test_a_suspicion_that_does_not_end_is_not_now_and_spends_no_attempt(opened: 
         asking.join(0.1)
     assert isinstance(came[0], NotNow), "which never spends an attempt"
     assert 0 < came[0].wait <= 1
+    assert peer.seen == []
+
+
+def test_a_mapper_that_is_asked_by_another_call_just_now_is_not_now_and_one_that_is_left_alone_is_away(
+    opened: Opened, peer: Server
+) -> None:
+    peer.seen.clear()
+    name = Name("a", "vtex", "mapper")
+    for open_seconds, error in ((0.02, NotNow), (30.0, MapperAway)):
+        out = opened(None, open_seconds=open_seconds).transport
+        mapper = CategoryMapper(out.peer("a", "vtex", peer.url, account="mapper:acme"))
+        for number in range(5):
+            end(out, begin(out, name), str(number), name)
+        if error is NotNow:
+            until(lambda out=out: begin(out, name)[1].word == GO)
+        with pytest.raises(error) as raised:
+            mapper.remote("9")
+        assert type(raised.value) is error
+        assert getattr(raised.value, "scope", "key") == "key", "others may know their categories"
     assert peer.seen == []
 
 
