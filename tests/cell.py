@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -454,12 +454,15 @@ def running_cell(
     plan: str = "test",
     broker_url: str | None = None,
     queues: Callable[[dict[str, Any]], None] | None = None,
+    workers: bool = True,
 ) -> Iterator[Cell]:
     """Start everything; stop everything. `plan`: `test` lets a key die within a second, `demo` within ten.
 
     `broker_url`: a broker other than Valkey. `queues` may change the settings' tree before anything starts.
+    `workers`: without them somebody else has to do their part.
     """
     with ExitStack() as stack:
+        intake, nobody = (stack.enter_context(closing(held_place())).getsockname()[1] for _ in range(2))
         vtex_url = stack.enter_context(in_thread(vtex_simulator.app(vtex_simulator.World(seed=7))))
         market_url = stack.enter_context(marketplace_simulator.served(marketplace_simulator.World(seed=7)))
         env = {
@@ -475,9 +478,8 @@ def running_cell(
             **({"HUB_BROKER_URL": broker_url} if broker_url else {}),
             "HUB_SPOOL": str(directory / "spool"),
         }
-        intake = free_port()
         env["HUB_PUBLIC_URL"] = f"http://127.0.0.1:{intake}"
-        env["HUB_API_URL"] = f"http://127.0.0.1:{free_port()}"  # where nobody listens
+        env["HUB_API_URL"] = f"http://127.0.0.1:{nobody}"  # where nobody listens
         cell = Cell(
             Settings.load(env=env),
             env,
@@ -489,10 +491,10 @@ def running_cell(
         )
         try:
             cell.start_intake()
-            cell.start_worker("first", "first")
-            cell.start_worker("more", "more")
+            for lane in ("first", "more") if workers else ():
+                cell.start_worker(lane, lane)
             cell.start("sweep", "sweep")
-            cell.wait_ready()
+            cell.wait_ready(workers=2 if workers else 0)
             yield cell
         finally:
             cell.stop_all()

@@ -130,10 +130,23 @@ def own_cell(valkey: Valkey, postgres: Postgres, migrated_template: str, tmp_pat
         yield running
 
 
+@pytest.fixture(scope="module")
+def mill_cell(
+    valkey: Valkey, postgres: Postgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cell]:
+    """A hub without workers for the tests of one module: mills (tests/chaos/mill.py) do their part."""
+    from tests.cell import running_cell
+
+    copies = copied(postgres, migrated_template)
+    with running_cell(valkey, postgres, next(copies), tmp_path_factory.mktemp("mill"), workers=False) as running:
+        yield running
+
+
 @pytest.fixture(autouse=True)
 def _no_store_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
     """Stores of a shared cell are removed after each test: their polls and second looks would slow the others down."""
-    cells = [request.getfixturevalue(name) for name in ("cell", "patient_cell") if name in request.fixturenames]
+    shared = {"cell", "patient_cell", "mill_cell"} & set(request.fixturenames)
+    cells = [request.getfixturevalue(name) for name in shared]
     counts = [len(one.shops) for one in cells]
     yield
     for one, count in zip(cells, counts, strict=True):

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
 import psycopg
@@ -21,9 +20,8 @@ from chaos.witness import Witness
 from hub import mappings
 from hub.ledger import Ledger
 from hub.mappings import CategoryMapping
-from hub.runtime.embedded import Postgres, Valkey
 from tasks.spool import found_in
-from tests.cell import CATEGORIES, ROOT, Cell, Shop, requests_counted, running_cell, until
+from tests.cell import CATEGORIES, ROOT, Cell, Shop, requests_counted, until
 from tests.chaos.doubles import (
     Dies,
     DropsReleases,
@@ -35,21 +33,8 @@ from tests.chaos.doubles import (
     WritesBlind,
 )
 from tests.chaos.mill import Mill, answered, mill, served, sweeping
-from tests.conftest import copied
 
 Kinds = tuple[type, ...]
-
-
-@pytest.fixture(scope="module")
-def cell(
-    valkey: Valkey, postgres: Postgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Cell]:
-    """Intake, sweep and simulators; no workers: their part is played by mills."""
-    copies = copied(postgres, migrated_template)
-    with running_cell(valkey, postgres, next(copies), tmp_path_factory.mktemp("cell")) as running:
-        for worker in ("first", "more"):
-            running.stop(worker)
-        yield running
 
 
 def cries(shop: Shop, *posts: Post) -> list[Violation]:
@@ -239,32 +224,34 @@ STORIES = {
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_a_broken_law_makes_the_checker_cry(cell: Cell, name: str) -> None:
+def test_a_broken_law_makes_the_checker_cry(mill_cell: Cell, name: str) -> None:
     story, kinds, broken = STORIES[name]
-    assert laws(story(cell, kinds)) >= broken
+    assert laws(story(mill_cell, kinds)) >= broken
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_the_same_story_without_the_double_is_clean(cell: Cell, name: str) -> None:
+def test_the_same_story_without_the_double_is_clean(mill_cell: Cell, name: str) -> None:
     story, _, _ = STORIES[name]
-    assert story(cell, ()) == []
+    assert story(mill_cell, ()) == []
 
 
 @pytest.mark.parametrize(
     ("marketplace", "operation"), [("sandbox-sync", "stock_put"), ("sandbox-replace", "offer_put")]
 )
 def test_a_lie_of_the_marketplace_is_wrong_in_the_end_and_excused_before_the_healing_sweep(
-    cell: Cell, marketplace: str, operation: str
+    mill_cell: Cell, marketplace: str, operation: str
 ) -> None:
-    with mill(cell) as worker:
-        shop = cell.shop(marketplace, settings={"look_again": [60.0]})
+    with mill(mill_cell) as worker:
+        shop = mill_cell.shop(marketplace, settings={"look_again": [60.0]})
         (sku,) = shop.grow(1, notify=True)
-        answered(cell, shop, 1)
+        answered(mill_cell, shop, 1)
         worker.quiet(shop)
-        cell.marketplace.fault("lie", operation=operation, account=shop.slug, count=1)
+        mill_cell.marketplace.fault("lie", operation=operation, account=shop.slug, count=1)
         shop.change(sku, stock=5)
-        answered(cell, shop, 2)
+        answered(mill_cell, shop, 2)
         worker.quiet(shop)
-        evidence = Witness(cell.settings, cell.vtex, cell.marketplace).evidence(slugs=[shop.slug], queues=False)
+        evidence = Witness(mill_cell.settings, mill_cell.vtex, mill_cell.marketplace).evidence(
+            slugs=[shop.slug], queues=False
+        )
         assert laws(violations(evidence)) == {"shown"}
         assert before_healing(evidence) == []
