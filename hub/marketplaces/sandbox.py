@@ -23,7 +23,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar
 from urllib.parse import quote, urlencode
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from stdnum import ean
 
 from hub.errors import AuthLost, NotFound, Problem, Refusal, Unavailable, UnknownOutcome
@@ -221,9 +221,23 @@ REPLACE: Final = Dialect(
 
 
 class _Told(BaseModel):
-    """Only the fields used are named; new ones are no error, and enumerations are texts."""
+    """Only the fields used are named; new ones are no error, and enumerations are texts.
+
+    Characters that PostgreSQL cannot keep are left out: an order with one in its address must come in all the same.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _keepable(cls, said: Any) -> Any:
+        if isinstance(said, str):
+            return keepable(said)
+        if isinstance(said, list):
+            return [keepable(one) if isinstance(one, str) else one for one in said]
+        if isinstance(said, dict):
+            return {keepable(name): keepable(one) if isinstance(one, str) else one for name, one in said.items()}
+        return said
 
 
 class _Complaint(_Told):
@@ -258,7 +272,7 @@ class _Found(_Told):
 
 
 class _Feed(_Told):
-    id: str
+    id: str = Field(min_length=1)
     status: str = ""
     reason: str | None = None
 
@@ -878,8 +892,8 @@ class Sandbox:
         if answer.status == 409:
             known = answer.tree()
             ticket = known.get("id") if isinstance(known, dict) else None
-            if isinstance(ticket, str):
-                return ticket
+            if isinstance(ticket, str) and keepable(ticket):
+                return keepable(ticket)
         return self._understood(_Feed, self._ok(answer, "feed"), lost=True).id
 
     def lot_result(self, ticket: str) -> LotResult | None:

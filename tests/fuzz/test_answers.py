@@ -340,6 +340,34 @@ def test_any_json_of_a_marketplace_is_read_or_refused(way: Way, name: str, read:
         keepable(found)
 
 
+def with_nuls(tree: Any) -> Any:
+    """Each text with a character in front that PostgreSQL cannot keep."""
+    if isinstance(tree, str):
+        return f"\0{tree}"
+    if isinstance(tree, dict):
+        return {name: with_nuls(one) for name, one in tree.items()}
+    return [with_nuls(one) for one in tree] if isinstance(tree, list) else tree
+
+
+@pytest.mark.parametrize(("name", "read"), OF_EACH)
+def test_what_a_marketplace_says_with_nuls_is_read_as_without_them(own_way: Way, name: str, read: str) -> None:
+    for tree in MARKET_GOOD:
+        found = []
+        for said in (tree, with_nuls(tree)):
+            own_way.peer.behaviour = answer(200, json.dumps(said).encode(), Content_Type="application/json")
+            found.append(outcome(lambda: MARKET_READS[read](own_way.marketplace(name))))
+        keepable([one for one in found if not isinstance(one, HubError)])
+        assert type(found[0]) is type(found[1])
+        if read not in {"write", "check"}:  # these quote the answer
+            assert isinstance(found[0], HubError) or found[0] == found[1]
+
+
+@pytest.mark.parametrize("status", [200, 409])
+def test_a_lot_with_a_ticket_that_cannot_be_kept_has_none(own_way: Way, status: int) -> None:
+    own_way.peer.behaviour = answer(status, b'{"id": "\\u0000", "status": "queued"}', Content_Type="application/json")
+    assert isinstance(outcome(lambda: own_way.marketplace(LOT).submit_lot("offer", "r", [b"{}"])), HubError)
+
+
 def of_a_done_lot(lines: bytes) -> Any:
     """The lot is done, and this is its result."""
     done, result = answer(200, b'{"id": "FEED-1", "status": "done"}'), answer(200, lines)
