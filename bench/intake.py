@@ -33,9 +33,9 @@ from cryptography.fernet import Fernet
 from bench import peers, posting
 from bench.measure import ROUNDS, Line, Spread, alternating, cpu_seconds, percentile
 from hub.db import migrate, open_pool
-from hub.runtime.embedded import Postgres, Valkey, scratch
+from hub.runtime.embedded import Postgres, Valkey, free_ports, scratch
 from hub.stores import Registry, SecretBox
-from tests.cell import free_port, until
+from tests.cell import until
 from tests.knobs import Knobs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,7 +146,7 @@ class Bench:
 
     def closed(self, side: Side, *, ours: bool) -> float:
         """One round; answers a second."""
-        port = free_port()
+        (port,) = free_ports(1)
         with self.serving(side, port, pinned=True) as pid:
             posting.closed_loop(port, self._from_here(), connections=CONNECTIONS, seconds=min(0.5, SECONDS))
             first = self.next_sku
@@ -172,7 +172,7 @@ class Bench:
         # The rounds before left more than workers can do beside it: this one begins with nothing waiting.
         with psycopg.connect(self.postgres.url, autocommit=True, options="-c search_path=hub") as connection:
             connection.execute("truncate states, answers, claims, notices, counters")
-        port = free_port()
+        (port,) = free_ports(1)
         with ExitStack() as stack:
             pid = stack.enter_context(self.serving(side, port, pinned=False))
             if ours and DRAIN:

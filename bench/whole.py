@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from hub.settings import Settings
 from hub.simulators.control import VtexControl
 from hub.simulators.marketplace_control import MarketplaceControl
 from hub.stores import SecretBox
-from tests.cell import ROOT, Cell, Shop, free_port, until
+from tests.cell import ROOT, Cell, Shop, held_place, until
 
 UNLIMITED = 100_000.0
 """Calls a second: a budget that nothing here can use up."""
@@ -99,8 +99,9 @@ def laid_out(kind: type[Kind]) -> Iterator[Kind]:
             "HUB_QUEUES": str(shipped_queues(files / "queues.yaml", {})),
             "HUB_SPOOL": str(files / "spool"),
         }
-        env["HUB_PUBLIC_URL"] = f"http://127.0.0.1:{free_port()}"
-        env["HUB_API_URL"] = f"http://127.0.0.1:{free_port()}"  # where nobody listens
+        intake, nobody = (stack.enter_context(closing(held_place())).getsockname()[1] for _ in range(2))
+        env["HUB_PUBLIC_URL"] = f"http://127.0.0.1:{intake}"
+        env["HUB_API_URL"] = f"http://127.0.0.1:{nobody}"  # where nobody listens
         whole = kind(
             Settings.load(env=env),
             env,

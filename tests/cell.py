@@ -27,7 +27,7 @@ from cryptography.fernet import Fernet
 from hub.db import open_pool
 from hub.ledger import Ledger
 from hub.marketplaces import adapter
-from hub.runtime.embedded import Postgres, Valkey, free_ports
+from hub.runtime.embedded import Postgres, Valkey
 from hub.settings import Settings
 from hub.simulators import marketplace as marketplace_simulator
 from hub.simulators import vtex as vtex_simulator
@@ -426,10 +426,6 @@ def quick_queues(path: Path, changed: Callable[[dict[str, Any]], None] | None = 
         changed(tree)
     path.write_text(yaml.safe_dump(tree))
     return path
-
-
-def free_port() -> int:
-    return free_ports(1)[0]
 
 
 def held_place() -> socket.socket:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from hub.runtime.embedded import free_ports, scratch
+from hub.runtime.embedded import scratch
 from hub.runtime.supervisor import Process, ProcessDied, Stage, Supervisor, terminal_echo
+from tests.cell import held_place
 from tests.runtime.supervised import python
 from tests.runtime.waiting import runs, until
 
@@ -30,6 +31,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.send_response(200 if Answer.asked > 2 else 503)
         self.end_headers()
     def log_message(self, *a): print("asked", Answer.asked, flush=True)
+http.server.HTTPServer.allow_reuse_port = True
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
 """
 
@@ -352,5 +354,7 @@ def test_a_killed_database_comes_back_by_itself(start: Callable[[str], Running])
 
 
 @pytest.fixture
-def unused_port() -> int:
-    return free_ports(1)[0]
+def unused_port() -> Iterator[int]:
+    """Nobody else is given it until the test has ended."""
+    with held_place() as place:
+        yield place.getsockname()[1]
