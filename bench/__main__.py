@@ -56,6 +56,11 @@ def loaded(names: Sequence[str], env: Mapping[str, str]) -> tuple[dict[str, Modu
             modules[name] = importlib.import_module(f"bench.{name}")
         except BadInput as wrong:
             problems += wrong.problems
+    if not problems:  # or a bench that did not load would seem to read nothing
+        read = sorted({name for module in modules.values() for name in module.knobs.read})
+        fix = f"is not read by {', '.join(modules)}: write one of {', '.join(read)}, or leave it out"
+        unread = [name for name in sorted(env) if name.startswith("BENCH_") and name not in read]
+        problems = [Problem("input", field=name, value=env[name][:60], fix=fix) for name in unread]
     return modules, problems
 
 

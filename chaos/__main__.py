@@ -74,6 +74,11 @@ def asked(arguments: Sequence[str], env: Mapping[str, str]) -> Asked:
     keep = Path(knobs.text("KEEP")) if knobs.text("KEEP") else None
     if keep is not None and keep.exists() and not keep.is_dir():
         knobs.refuse("KEEP", "is no directory; name one, or one that is to be made")
+    if keep is not None and not knobs.problems:
+        try:
+            keep.mkdir(parents=True, exist_ok=True)
+        except OSError as refused:
+            knobs.refuse("KEEP", f"cannot be made ({refused.strerror}): name a directory that you may write in")
     knobs.settle()
     sizes = Sizes(notifications, skus, stores, kills, workers, seconds, broker == "amqp")
     return Asked(sizes, seed, seeds, "" if broker in {"redis", "amqp"} else broker, keep)

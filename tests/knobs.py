@@ -26,9 +26,12 @@ class Knobs:
     given: Mapping[str, str]
     written: Mapping[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
+    """The knobs that were asked for so far: any other one is misspelt, or of something else."""
 
     def text(self, name: str) -> str:
         """What was given, without space around it."""
+        self.read.add(name)
         return self.given.get(name, "").strip()
 
     def whole(self, name: str, default: int, *, least: int = 1, most: int = 1_000_000_000) -> int:

@@ -42,6 +42,7 @@ def refused(given: dict[str, str], *arguments: str) -> list[str]:
         *(("BROKER", value) for value in ("foo", "http://somewhere")),
         ("KILLS", "5000"),
         ("KEEP", __file__),
+        ("KEEP", f"{__file__}/below"),
     ],
 )
 def test_chaos_names_the_one_field_that_is_wrong(field: str, value: str) -> None:
@@ -171,6 +172,15 @@ def test_every_bench_tells_its_wrong_knobs_before_any_begins() -> None:
     said = ended.stderr.splitlines()
     assert all(any(line.startswith(f"{name} ") or line.startswith(f"{name}:") for line in said) for name in wrong)
     assert "Traceback" not in ended.stderr
+
+
+def test_a_knob_that_no_chosen_bench_reads_is_told_and_not_passed_over() -> None:
+    ended = bench("coalescing", BENCH_SCALE="0.1", BENCH_SKU="10", BENCH_SKUS="10")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    said = ended.stderr.splitlines()
+    assert [line.split(" ")[0] for line in said[:2]] == ["BENCH_SCALE", "BENCH_SKU"]
+    assert all("is not read by coalescing: write one of" in line and "BENCH_SKUS" in line for line in said[:2])
+    assert said[2:] == ["nothing was started"]
 
 
 def test_the_list_of_benches_is_there_for_whoever_asks() -> None:
