@@ -208,10 +208,12 @@ class Credentials:
 class SecretBox:
     """Encrypts what must not lie readable in PostgreSQL (Fernet: AES-128-CBC with HMAC-SHA256).
 
-    The first key seals; every key opens, so that keys can be changed: put the new one in front.
+    The first key seals; every key opens, so that keys can be changed: put the new one in front. `path` is the file
+    that the keys were read from, if they were: a box that opens nothing names it.
     """
 
-    def __init__(self, keys: Sequence[str | bytes]) -> None:
+    def __init__(self, keys: Sequence[str | bytes], *, path: str = "") -> None:
+        self._path = path
         try:
             self._fernet = MultiFernet([Fernet(key) for key in keys])
         except ValueError:  # also for no key at all; the text of a key is never repeated
@@ -226,8 +228,12 @@ class SecretBox:
         try:
             return self._fernet.decrypt(sealed)
         except InvalidToken:
-            fix = "none of the keys opens what is stored; add the key it was sealed with behind the present one"
-            raise BadInput([Problem("input", field="HUB_KEY", fix=fix)]) from None
+            fix = (
+                "none of the keys opens what is stored; use the key of the other processes, or add the one it was "
+                "sealed with behind the present one; then start again"
+            )
+            field = "HUB_KEY_FILE" if self._path else "HUB_KEY"
+            raise BadInput([Problem("input", field=field, value=self._path, fix=fix)]) from None
 
     @staticmethod
     def from_env(env: Mapping[str, str] = os.environ) -> SecretBox:
@@ -239,7 +245,7 @@ class SecretBox:
             raise BadInput([_key_problem("is not set")])
         keys = re.split(r"[,\s]+", (text or read_private(Path(path), "HUB_KEY_FILE")).strip())
         try:
-            return SecretBox(keys)
+            return SecretBox(keys, path=path)
         except BadInput:
             if text:
                 raise

@@ -41,7 +41,7 @@ from hub.links import Links
 from hub.reconcile import Reconciler, Report
 from hub.settings import Settings
 from hub.stores import SecretBox
-from hub.unforeseen import Unforeseen
+from hub.unforeseen import AGAIN_SECONDS, Unforeseen
 from tasks.app import ATTEMPT, Lane, make_app, outlive_broker, queue, queues_of
 from tasks.replay import register as register_replay
 from tasks.wake import BESIDE, PAST, Waker
@@ -158,6 +158,7 @@ class Attempts:
         self._monotonic = monotonic
         self._running: dict[str, tuple[str, str, str]] = {}
         self._alarms = Alarms()
+        self._warned: dict[str, float] = {}
 
     def run(self, slug: str, context: str, token: str, *, first: bool) -> str:
         """One turn for a wake-up; the sentence is what Flower shows. Raises `KeysDied` when a key died.
@@ -176,6 +177,7 @@ class Attempts:
                 try:
                     link = self._links.get(slug)
                 except BadInput as wrong:  # such as a marketplace that only a newer version knows: it is not lost
+                    self._warn(slug, wrong)
                     return f"{slug}.{context}: {wrong}; its keys stay as they are"
                 if link is None:
                     return f"{slug}.{context}: the store is not registered (any more)"
@@ -197,6 +199,13 @@ class Attempts:
     def hold(self) -> None:
         """Renew the tokens of what is running; called at every heartbeat."""
         self._waker.hold(list(self._running.values()))
+
+    def _warn(self, slug: str, wrong: BadInput) -> None:
+        """A store that this process cannot serve at all: whoever reads its log must see that, once in a while."""
+        now = self._monotonic()
+        if now >= self._warned.get(slug, now):
+            self._warned[slug] = now + AGAIN_SECONDS
+            log.warning("store %s cannot be served by this process: %s", slug, wrong)
 
     def _follow_up(self, slug: str, context: str, token: str, report: Report | None) -> None:
         if report is None:

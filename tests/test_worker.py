@@ -8,9 +8,11 @@ from collections import Counter
 
 import pytest
 from celery import Celery
+from cryptography.fernet import Fernet
 
 from hub.db import StorageAway
 from hub.reconcile import Report
+from hub.stores import SecretBox
 from tasks.worker import FORESEEN, Attempts, KeysDied
 
 
@@ -78,6 +80,41 @@ def test_an_absence_of_postgresql_is_told_in_one_line_and_the_wake_up_fails_as_e
     assert record.levelno == logging.WARNING
     assert record.exc_info is None
     assert "PostgreSQL cannot be reached" in record.getMessage()
+
+
+def test_a_store_whose_secrets_the_key_does_not_open_is_told_in_the_log_once_a_minute_with_the_way_out(
+    caplog, tmp_path
+):
+    path = tmp_path / "other.key"
+    SecretBox.create_file(path)
+    sealed = SecretBox([Fernet.generate_key()]).seal(b"{}")
+
+    class Locked(Nobody):
+        now = 100.0
+        box = SecretBox.from_env({"HUB_KEY_FILE": str(path)})
+
+        def get(self, _slug):
+            return self.box.open(sealed)
+
+    locked = Locked()
+    attempts = Attempts(locked, locked, locked, monotonic=lambda: locked.now)
+
+    def told(*slugs):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            for slug in slugs:
+                attempts.run(slug, "stock", "token", first=True)
+        return [record.getMessage() for record in caplog.records]
+
+    first, second = told("acme-mkt", "acme-mkt", "other-mkt", "acme-mkt")
+    assert first.startswith(f"store acme-mkt cannot be served by this process: HUB_KEY_FILE is '{path}': ")
+    assert "use the key of the other processes" in first
+    assert second.startswith("store other-mkt ")
+    assert path.read_text().strip() not in first
+    locked.now += 59.0
+    assert told("acme-mkt") == []
+    locked.now += 2.0
+    assert told("acme-mkt") == [first]
 
 
 def test_a_wake_up_that_is_delivered_twice_at_once_follows_up_twice():
