@@ -108,8 +108,9 @@ class Ending:
 
     `code` is the catalogue code of the ending (`None`: nothing was said), `problems` what somebody must correct.
     `confirmed` maps contexts to what the marketplace is now known to show. `definite`: the marketplace answered a
-    write or a read-back in this attempt, so an open intent is settled. A `binding` in state `deleted` drops the pair
-    and every snapshot of the SKU.
+    write or a read-back in this attempt, so an open intent is settled. `partly`: of a write in several calls the
+    marketplace took some before the outcome came, so its intent stays whatever the outcome is. A `binding` in state
+    `deleted` drops the pair and every snapshot of the SKU.
     """
 
     context: str
@@ -119,6 +120,7 @@ class Ending:
     problems: tuple[Problem, ...] = ()
     confirmed: Mapping[str, JsonTree] = field(default_factory=dict)
     definite: bool = False
+    partly: bool = False
     binding: Binding | None = None
     stories: tuple[Story, ...] = ()
 

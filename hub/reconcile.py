@@ -24,11 +24,24 @@ from hub.errors import AuthLost, HubError, LeaseLost, MapperAway, NotNow, Proble
 from hub.ledger import Ledger, Pair
 from hub.limits import Room
 from hub.model import Claim, Row, Story, Urgency
-from hub.outcome import Ending, Failed, Locked, NextRow, Outcome, Postponed, Refused, Released, Unknown, Waiting, settle
+from hub.outcome import (
+    Done,
+    Ending,
+    Failed,
+    Locked,
+    NextRow,
+    Outcome,
+    Postponed,
+    Refused,
+    Released,
+    Unknown,
+    Waiting,
+    settle,
+)
 from hub.ports import Link
 from hub.settings import ContextSettings
 from hub.states import LotEntry, StoreStates
-from hub.transport import Calling, calling
+from hub.transport import Calling, Deeds, calling
 
 log = logging.getLogger("hub.reconcile")
 
@@ -325,7 +338,15 @@ class _Attempt:
         return [step for step in steps if step.key in ours or (ours and step.reference is None)]
 
     def _write(self, step: Step) -> Sequence[Ending]:
-        return self._guarded(step.key, step.contexts, lambda: self.context.write(self.link, step))
+        """Write it. A record may take several calls: a no to the second does not undo the first (law 5)."""
+        deeds = Deeds()
+        endings = self._guarded(step.key, step.contexts, lambda: self.context.write(self.link, step), deeds)
+        if not isinstance(step, Send) or deeds.writes == 0:
+            return endings
+        return [
+            one if isinstance(one.outcome, Done) else replace(one, confirmed={}, definite=False, partly=True)
+            for one in endings
+        ]
 
     def _join_lots(self, records: Sequence[Send]) -> list[Ending]:
         states, lots = self.link.states, self.link.marketplace.manifest.lots
@@ -350,12 +371,15 @@ class _Attempt:
         return endings
 
     def _guarded(
-        self, key: str, contexts: tuple[str, ...], what: Callable[[], Sequence[Ending | Step]]
+        self,
+        key: str,
+        contexts: tuple[str, ...],
+        what: Callable[[], Sequence[Ending | Step]],
+        deeds: Deeds | None = None,
     ) -> Sequence[Any]:
         """Do it with this key's lease in force; an error becomes the ending of each of its rows."""
-        token = calling.set(
-            Calling(self.link.slug, self.claim.context, self.remaining, key, self._for_load(key), self.ticket)
-        )
+        who = Calling(self.link.slug, self.claim.context, self.remaining, key, self._for_load(key), self.ticket)
+        token = calling.set(replace(who, deeds=deeds or who.deeds))
         try:
             return what()
         except HubError as error:

@@ -42,12 +42,13 @@ def remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, Nex
         for context, value in ending.confirmed.items():
             known[context, ending.key] = json.dumps(value)
         # An intent that was open before this attempt stays in doubt until the marketplace answers for good; one of
-        # this attempt also does when its answer may have been lost, or is still to come.
+        # this attempt also does when its answer may have been lost, is still to come, or was good for a part of it.
         if before.intent is not None:
             if ending.definite:
                 known.setdefault(place, None)
-        elif place in claim.begun and (ending.definite or not isinstance(outcome, (Failed, Unknown, Waiting))):
-            undone.add(place)
+        elif place in claim.begun and not ending.partly:
+            if ending.definite or not isinstance(outcome, (Failed, Unknown, Waiting)):
+                undone.add(place)
         if _says_nothing(ending, before):
             continue
         words.append(

@@ -82,6 +82,13 @@ def _always() -> float:
     return float("inf")
 
 
+@dataclass(slots=True)
+class Deeds:
+    """How many writes of one piece of work a peer has taken (2xx) so far."""
+
+    writes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Calling:
     """On whose behalf this thread calls. Set by the runner in every pool thread.
@@ -96,6 +103,7 @@ class Calling:
     key: str = ""
     for_load: bool = False
     ticket: str = ""
+    deeds: Deeds = field(default_factory=Deeds)
 
 
 calling: ContextVar[Calling] = ContextVar("calling")
@@ -421,6 +429,7 @@ class Peer:
             ends = replace(asked, total=_within_lease(write, who, total, operation))
             answer = self._understood(self._exchange(ends), told, group, write, auth_version)
             good = answer.ok
+            who.deeds.writes += good and write != "read"
         except Unavailable as lost:
             failure = ending = lost
             raise

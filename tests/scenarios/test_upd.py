@@ -179,6 +179,25 @@ def test_a_blocked_sku_is_activated_and_gets_its_price_and_stock(cell: Cell):
     assert shop.shown(sku).creates == 1
 
 
+@pytest.mark.scenario("UPD-09")
+@pytest.mark.parametrize("no", [{"kind": "throttle", "retry_after": 3.0}, {"kind": "status", "status": 422}])
+def test_a_sku_whose_blocking_was_only_half_answered_is_activated_again(cell: Cell, no: dict[str, object]):
+    """Blocked, and then a no to the zero: what a record has changed by its first call is not forgotten for the second."""
+    shop, sku = on_show(cell, BLOCKING)
+    heard = shop.last_call()
+    cell.marketplace.fault(operation="stock_put", account=shop.slug, count=1, **no)
+    shop.change(sku, notify=False, active=False)
+    shop.modified(sku, active=False)
+    until(lambda: shop.calls(operation="stock_put", after=heard), why="the zero was not tried")
+    assert shop.shown(sku).state == "inactive"
+    shop.change(sku, notify=False, active=True, stock=8)
+    shop.modified(sku, sku=True)
+    shop.shows(sku, state="active", stock=8)
+    shop.quiet()
+    assert shop.binding(sku)["state"] == "published"
+    assert shop.shown(sku).creates == 1
+
+
 @BOTH_WAYS
 @pytest.mark.scenario("UPD-10")
 def test_an_activated_sku_without_a_pair_is_registered(cell: Cell, marketplace: str):
