@@ -95,7 +95,7 @@ class Tally:
 # One statement, one round trip, one commit for everything that waits in an intake's tick.
 #
 # `fresh`: the row had no demand that a running claim or an awaited ticket does not cover already. What a row becomes:
-#   at rest, parked, second look due  -> pending now
+#   at rest, parked, second look due  -> pending now; another look follows, this one may come too early
 #   held, waiting for a ticket        -> stays; the new demand is answered after the current one
 #   backing off (delayed, unknown)    -> stays: requests are counted and never shorten the delay
 #   dead                              -> due once, ten minutes after its last try at the earliest
@@ -122,7 +122,8 @@ with said as ({_INSERT_NOTICES}
     asked_by = case when s.asked = coalesce(s.claimed, s.answered) then pg_current_xact_id() else s.asked_by end,
     heard = s.heard or excluded.heard,
     urgency = case when s.asked > s.answered then least(s.urgency, excluded.urgency) else excluded.urgency end,
-    looks = case when s.status = 'unknown' then s.looks when excluded.heard then 0 else s.looks end,
+    looks = case when s.status = 'unknown' then s.looks when excluded.heard then 0
+                 when s.work = 's' and s.status in ('done', 'refused') then least(s.looks, 1) else s.looks end,
     work = case when s.work = 'i' or (s.work = 's' and s.status in ('done', 'refused', 'parked')) then 'p'
                 else s.work end,
     pending_since = case when s.work in ('i', 's') and s.asked = coalesce(s.claimed, s.answered)
@@ -935,7 +936,7 @@ with mine as materialized (
     claimed = case when n.keeps then s.claimed end,
     claim = null, lane = null, status = n.status, code = n.code, attempts = n.attempts,
     looks = case when s.asked > s.claimed and not n.keeps and n.status <> 'unknown' then 0 else n.looks end,
-    heard = s.heard and (s.asked > s.claimed or not n.final or n.again),
+    heard = (n.final and n.again) or (s.heard and (s.asked > s.claimed or not n.final)),
     pending_since = case when not n.final then s.pending_since
                          when s.asked > s.claimed then coalesce(s.dirty_since, now()) end,
     dirty_since = case when n.keeps then s.dirty_since end,

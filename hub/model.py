@@ -55,7 +55,8 @@ class Ask:
     """One request: somebody says that `key` of `context` should be looked at.
 
     `source` is who said so, in one word (vtex, poll, load, operator …); demands are counted by it (law 6).
-    `heard` is true when VTEX announced a change, so that an unchanged value deserves a second look (7.6).
+    `heard` is true when VTEX announced a change, or seems to have made one, so that what is read deserves a second
+    look (7.6).
     `count` is how many identical requests it stands for.
     """
 

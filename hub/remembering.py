@@ -46,9 +46,8 @@ def remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, Nex
         if before.intent is not None:
             if ending.definite:
                 known.setdefault(place, None)
-        elif place in claim.begun and not ending.partly:
-            if ending.definite or not isinstance(outcome, (Failed, Unknown, Waiting)):
-                undone.add(place)
+        elif place in claim.begun and not (ending.partly or _unanswered(ending)):
+            undone.add(place)
         if _says_nothing(ending, before):
             continue
         words.append(
@@ -107,6 +106,11 @@ def remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, Nex
                 trees(value for _, value in values),
             ),
         )
+
+
+def _unanswered(ending: Ending) -> bool:
+    """Whether the write of this attempt was done is not known, or not yet."""
+    return not ending.definite and isinstance(ending.outcome, (Failed, Unknown, Waiting))
 
 
 def _says_nothing(ending: Ending, before: Row) -> bool:

@@ -237,12 +237,12 @@ def _withdraw(facts: Facts, barred: tuple[Problem, ...]) -> Sequence[Ending | St
     if facts.in_doubt:
         return (_unseen(facts),)
     if listed is None:
-        refused = Refused(barred, _gate_hash(barred))
+        refused = Refused(barred, _gate_hash(barred), look_again=next_look(facts.rules, row))
         told = () if row.input_hash == refused.input_hash else (_story(facts, code or "A2", barred),)
         definite = row.intent is not None
         return (Ending("catalog", facts.sku, refused, code, barred, definite=definite, stories=told),)
     if listed.state is BindingState.DEACTIVATED and row.intent is None and facts.adopted is None:
-        return (Ending("catalog", facts.sku, Done(), code, barred),)
+        return (Ending("catalog", facts.sku, Done(look_again=next_look(facts.rules, row)), code, barred),)
     deletes = Action.DEACTIVATE not in facts.manifest.actions and Action.DELETE in facts.manifest.actions
     blocks = Action.DEACTIVATE in facts.manifest.actions
     action = Action.DELETE if deletes else Action.DEACTIVATE if blocks else Action.OFFER
@@ -259,7 +259,8 @@ def _withdraw(facts: Facts, barred: tuple[Problem, ...]) -> Sequence[Ending | St
         "catalog": {"listing": known, "state": state.value},
         "stock": stock_json(0) if facts.manifest.replaces else None,
     }
-    return (_send(facts, record, {} if gone else shows, state, barred),)
+    send = _send(facts, record, {} if gone else shows, state, barred)
+    return (replace(send, look_again=next_look(facts.rules, row, changed=True)),)
 
 
 # ---------------------------------------------------------------- publish
@@ -306,9 +307,12 @@ def _outdated(facts: Facts) -> tuple[Ask, ...]:
         return ()
     pieces = quantity_of(facts.offered, facts.rules.inventory, facts.manifest.max_stock)
     wanted = {"price": price_json(sale), "stock": stock_json(pieces.pieces)}
-    return follow(
-        facts.store, facts.sku, [context for context in _OFFER if facts.confirmed[context] != wanted[context]]
-    )
+    return _asks(facts, [context for context in _OFFER if facts.confirmed[context] != wanted[context]])
+
+
+def _asks(facts: Facts, contexts: Sequence[str]) -> tuple[Ask, ...]:
+    """Others are asked as this was: of what VTEX has announced each is looked at again."""
+    return follow(facts.store, facts.sku, contexts, heard=facts.row.heard)
 
 
 def _hold_back(
@@ -326,9 +330,9 @@ def _hold_back(
     told = (*problems, *defaults)
     code = messages.worst(problem.code for problem in problems) or "E1"
     published = facts.listed is not None and facts.listed.state is BindingState.PUBLISHED
-    then = follow(facts.store, facts.sku, ("stock",)) if published and withdraw_stock else _outdated(facts)
+    then = _asks(facts, ("stock",)) if published and withdraw_stock else _outdated(facts)
     if published and facts.adopted is not None:  # nobody has followed its price and stock while it was thought absent
-        then = follow(facts.store, facts.sku, _OFFER)
+        then = _asks(facts, _OFFER)
     story: tuple[Story, ...] = (_story(facts, code, told),)
     outcome: Parked | Refused
     if mapping.remote is None:
@@ -336,9 +340,7 @@ def _hold_back(
         if facts.row.status == "parked" and facts.row.urgency >= Urgency.SWEEP and not facts.row.heard:
             story = ()  # our own calendar found what was told already
     else:
-        # What VTEX's checkout does not offer may be an answer of a moment ago; what the product lacks is not.
-        again = next_look(facts.rules, facts.row) if withdraw_stock else None
-        outcome = Refused(problems, _gate_hash(told), then, again)
+        outcome = Refused(problems, _gate_hash(told), then, next_look(facts.rules, facts.row))
         if facts.row.input_hash == outcome.input_hash:
             story = ()
     definite = facts.looked and facts.row.intent is not None and not facts.in_doubt
@@ -364,26 +366,26 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
     # Whoever waits for the publication is asked again; where the snapshot is in doubt, somebody may be waiting too.
     doubtful = manifest.replaces and row.confirmed is None
     appears = facts.binding is None or facts.moved or record.action is Action.ACTIVATE or doubtful
-    then: tuple[Ask, ...] = follow(facts.store, facts.sku, facts.following) if appears else ()
+    then: tuple[Ask, ...] = _asks(facts, facts.following) if appears else ()
     if not appears and not manifest.replaces:
         then = _outdated(facts)
     if record.action is Action.ACTIVATE and not manifest.replaces:
         # Only whole replacements carry the registration along; else it is updated by the next attempt, when it moved.
         known = (row.confirmed or {}).get("listing")
         if known != wanted["listing"]:
-            then = (*then, *follow(facts.store, facts.sku, ("catalog",)))
+            then = (*then, *_asks(facts, ("catalog",)))
         record = replace(record, listing=None)
         shows = {"catalog": {**wanted, "listing": known}, "price": None, "stock": None}
     send = replace(
         _send(facts, record, shows, BindingState.PUBLISHED, (*defaults, *_warnings(manifest, pieces))),
         then=then,
-        look_again=None if appears else next_look(facts.rules, row, changed=True),
+        look_again=next_look(facts.rules, row, changed=True),
         refused_hash=_input_hash(record, mapping),
     )
     if _read_back(facts, record):
         shown = facts.shown
         remote, link = (shown.remote_id, shown.link) if shown else ("", "")
-        return taken(replace(send, then=follow(facts.store, facts.sku, facts.following)), Written(remote, link))[0]
+        return taken(replace(send, then=_asks(facts, facts.following)), Written(remote, link))[0]
     if row.input_hash is not None and row.input_hash == send.refused_hash and row.intent is None:
         return Ending("catalog", facts.sku, Refused((), send.refused_hash), "E3", binding=facts.adopted)
     return send

@@ -59,7 +59,8 @@ class Facts:
 
     `rows` are the claimed rows by context. `catalog_idle`: asking the catalogue would start something. `offered` is
     what VTEX would sell now, `None` when it is absent. `listing` and `last_price` complete the records of a
-    marketplace that replaces whole offers; `last_stock` is what it is known to show.
+    marketplace that replaces whole offers. `beside` is what it is known to show of the context that is not claimed and
+    that nobody else is about to read.
     """
 
     store: int
@@ -74,7 +75,7 @@ class Facts:
     offered: SimulatedItem | None = None
     listing: Listing | None = None
     last_price: Price | None = None
-    last_stock: JsonTree = None
+    beside: Mapping[str, JsonTree] = field(default_factory=dict)
 
     @property
     def open_rows(self) -> Mapping[str, Row]:
@@ -102,8 +103,19 @@ def read(link: Link, item: Item) -> Facts:
     facts = replace(facts, binding=link.states.binding(item.key))
     if not facts.published:
         return replace(facts, catalog_idle=_idle(link.states.row_status("catalog", item.key)))
-    facts = replace(facts, offered=link.vtex.simulate([CartItem(item.key)]).items.get(item.key))
+    offered = link.vtex.simulate([CartItem(item.key)]).items.get(item.key)
+    facts = replace(facts, offered=offered, beside=_beside(link, facts))
     return _completed(link, facts) if manifest.replaces else facts
+
+
+def _beside(link: Link, facts: Facts) -> Mapping[str, JsonTree]:
+    others = [context for context in (price.NAME, stock.NAME) if context not in facts.rows]
+    rests = [context for context in others if _rests(link.states.row_status(context, facts.sku))]
+    return {context: link.states.confirmed(context, facts.sku) for context in rests}
+
+
+def _rests(row_status: tuple[str, str] | None) -> bool:
+    return row_status is None or (row_status[0] in ("i", "s") and row_status[1] in ("done", "refused"))
 
 
 def _idle(row_status: tuple[str, str] | None) -> bool:
@@ -124,8 +136,7 @@ def _completed(link: Link, facts: Facts) -> Facts:
         shown = link.marketplace.show(facts.sku, facts.binding.remote_id if facts.binding else None)
         last = shown.price if shown else None
     idle = listing is not None or _idle(link.states.row_status("catalog", facts.sku))
-    known = None if stock.NAME in facts.rows else link.states.confirmed(stock.NAME, facts.sku)
-    return replace(facts, listing=listing, last_price=last, last_stock=known, catalog_idle=idle)
+    return replace(facts, listing=listing, last_price=last, catalog_idle=idle)
 
 
 def _registration(link: Link, facts: Facts) -> Listing | None:
@@ -179,7 +190,7 @@ def _unpublished(facts: Facts) -> list[Ending | Step]:
 
     A deactivated listing keeps its zero; the catalogue is asked whether it may come back.
     """
-    then: tuple[Ask, ...] = follow(facts.store, facts.sku, ("catalog",)) if facts.catalog_idle else ()
+    then: tuple[Ask, ...] = _asks(facts, ("catalog",)) if facts.catalog_idle else ()
     endings: list[Ending | Step] = []
     for context in facts.open_rows:
         if facts.binding is not None and facts.binding.state is BindingState.DEACTIVATED:
@@ -211,19 +222,41 @@ def _agree(facts: Facts) -> list[Ending | Step]:
     combined = facts.manifest.replaces or facts.manifest.offer == "combined"
     for contexts in [tuple(changed)] if combined and changed else [(context,) for context in changed]:
         endings += _sent(facts, contexts, wanted, asked, pieces, combined=combined)
+    return endings if combined and changed else _telling(facts, endings, wanted)
+
+
+def _telling(facts: Facts, endings: list[Ending | Step], wanted: Mapping[str, JsonTree]) -> list[Ending | Step]:
+    """The other context is asked when this read shows that it has moved: nobody may ever announce it (it was lost, or
+    came while a first publication wrote both)."""
+    moved = [
+        context
+        for context, shown in facts.beside.items()
+        if shown is not None and context in wanted and shown != wanted[context]
+    ]
+    if moved:
+        endings[0] = _also(endings[0], _asks(facts, moved))
     return endings
 
 
-def _unchanged(facts: Facts, context: str, row: Row, pieces: Quantity) -> Ending:
-    """Nothing to send.
+def _also(one: Ending | Step, asks: tuple[Ask, ...]) -> Ending | Step:
+    """With these asks besides its own."""
+    if isinstance(one, Send):
+        return replace(one, then=(*one.then, *(ask for ask in asks if ask not in one.then)))
+    if isinstance(one, Ending) and isinstance(one.outcome, Done | Refused):
+        known = one.outcome.then
+        return replace(one, outcome=replace(one.outcome, then=(*known, *(ask for ask in asks if ask not in known))))
+    return one
 
-    Where offers are replaced whole, who read the price and saw that the stock has moved says so: a first publication
-    has written it, and nobody may have asked for it since.
-    """
+
+def _asks(facts: Facts, contexts: Sequence[str]) -> tuple[Ask, ...]:
+    """Others are asked as this was: of what VTEX has announced each is looked at again."""
+    return follow(facts.store, facts.sku, contexts, heard=any(row.heard for row in facts.open_rows.values()))
+
+
+def _unchanged(facts: Facts, context: str, row: Row, pieces: Quantity) -> Ending:
+    """Nothing to send."""
     warnings = pieces.warnings if context == stock.NAME else ()
-    moved = facts.last_stock is not None and facts.last_stock != stock.snapshot(pieces)
-    then = follow(facts.store, facts.sku, (stock.NAME,)) if moved else _restock(facts, (context,))
-    done = Done(then, next_look(facts.rules, row))
+    done = Done(_restock(facts, (context,)), next_look(facts.rules, row))
     return Ending(context, facts.sku, done, messages.worst(_codes(warnings)), warnings)
 
 
@@ -231,13 +264,13 @@ def _restock(facts: Facts, contexts: Sequence[str]) -> tuple[Ask, ...]:
     """A price after a refusal: while there was none the stock was shown as zero, and VTEX need not announce it too."""
     row = facts.open_rows.get(price.NAME)
     back = price.NAME in contexts and stock.NAME not in facts.open_rows and row is not None and row.input_hash
-    return follow(facts.store, facts.sku, (stock.NAME,)) if back else ()
+    return _asks(facts, (stock.NAME,)) if back else ()
 
 
 def _priceless(facts: Facts, row: Row, absent: tuple[Problem, ...]) -> Ending:
     """VTEX has no price: none is sent, and the stock context sends the zero (PRC-06)."""
     together = stock.NAME in facts.open_rows
-    then = () if together else follow(facts.store, facts.sku, (stock.NAME,))
+    then = () if together else _asks(facts, (stock.NAME,))
     refused_hash = digest([problem.as_json() for problem in absent])
     refused = Refused(absent, refused_hash, then, next_look(facts.rules, row))
     code = messages.worst(_codes(absent))

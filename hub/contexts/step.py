@@ -366,11 +366,12 @@ def next_look(rules: Rules, row: Row, *, changed: bool = False) -> float | None:
     """Seconds until VTEX is read again for what it announced, `None` when it has been read often enough (7.6).
 
     Its answer may be stale, also one that shows a change: of two in a row it may be the first, and whoever takes that
-    for the news misses the last. So both are looked at again, and whatever a look finds is too (`changed`) – up to
-    `MOST_LOOKS`, for a VTEX that answers now this, now that would be written for ever.
+    for the news misses the last; what nobody announced may even be older than what is shown. So both are looked at
+    again, and whatever differs from what was shown is too (`changed`) – up to `MOST_LOOKS`, for a VTEX that answers now
+    this, now that would be written for ever.
     """
     looks = rules.look_again
-    if not looks or not (row.heard or row.looks > 0):
+    if not looks or not (row.heard or row.looks > 0 or (changed and row.confirmed is not None)):
         return None
     if changed:
         return looks[0] if row.looks < MOST_LOOKS else None
@@ -382,6 +383,8 @@ def fresh_reference() -> str:
     return str(uuid.uuid4())
 
 
-def follow(store: int, sku: str, contexts: Sequence[str], urgency: int = Urgency.FOLLOW) -> tuple[Ask, ...]:
-    """What an answer made necessary: the same SKU in other contexts."""
-    return tuple(Ask(store, context, sku, "follow", urgency) for context in contexts)
+def follow(
+    store: int, sku: str, contexts: Sequence[str], urgency: int = Urgency.FOLLOW, *, heard: bool = False
+) -> tuple[Ask, ...]:
+    """What an answer made necessary: the same SKU in other contexts; `heard` when VTEX had announced what was read."""
+    return tuple(Ask(store, context, sku, "follow", urgency, heard) for context in contexts)

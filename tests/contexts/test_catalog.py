@@ -123,15 +123,43 @@ def test_what_the_catalogue_alone_heard_of_a_listing_is_looked_at_again(changed)
     assert only(world.attempt(world.row("catalog", heard=True, looks=2))).outcome == Done()
 
 
-def test_what_vtex_does_not_offer_yet_is_looked_at_again_and_what_a_product_lacks_is_not():
-    world = a_world()
+NOT_NOW = {
+    "not offered": lambda vtex: vtex.offers.clear(),
+    "lacks its brand": lambda vtex: vtex.products.update({"13": a_product(brand="")}),
+    "inactive": lambda vtex: vtex.products.update({"13": a_product(active=False)}),
+    "unknown": lambda vtex: vtex.products.clear(),
+}
+
+
+@pytest.mark.parametrize("why", NOT_NOW)
+@pytest.mark.parametrize("published", [True, False])
+def test_what_vtex_announced_and_cannot_be_sold_is_looked_at_again(why, published):
+    world = a_published_world() if published else a_world()
     world.rules = Rules(look_again=(60.0, 300.0))
-    world.vtex.offers.clear()
+    NOT_NOW[why](world.vtex)
     assert only(world.attempt(world.row("catalog", heard=True))).outcome.look_again == 60.0
-    assert only(world.attempt(world.row("catalog"))).outcome.look_again is None
+
+
+@pytest.mark.parametrize("why", NOT_NOW)
+def test_what_nobody_announced_and_was_never_listed_is_not_looked_at_again(why):
     world = a_world()
-    world.vtex.products["13"] = a_product(brand="")
-    assert only(world.attempt(world.row("catalog", heard=True))).outcome.look_again is None
+    NOT_NOW[why](world.vtex)
+    assert only(world.attempt(world.row("catalog"))).outcome.look_again is None
+
+
+def test_price_and_stock_of_what_vtex_announced_are_asked_as_announced():
+    for heard in (True, False):
+        world = a_world()
+        then = only(world.attempt(world.row("catalog", heard=heard))).outcome.then
+        assert [(ask.context, ask.heard) for ask in then] == [("price", heard), ("stock", heard)]
+
+
+@pytest.mark.parametrize("manifest", [{}, {"offer": "combined", "replaces": True}])
+def test_a_new_listing_of_what_vtex_announced_is_looked_at_again(manifest):
+    for heard, then in ((True, 60.0), (False, None)):
+        world = a_world(**manifest)
+        world.rules = Rules(look_again=(60.0, 300.0))
+        assert only(world.attempt(world.row("catalog", heard=heard))).outcome.look_again == then
 
 
 def test_a_changed_description_is_sent_as_an_update():
@@ -140,7 +168,7 @@ def test_a_changed_description_is_sent_as_an_update():
     ending = only(world.attempt(world.row("catalog")))
     record = only(world.marketplace.written)
     assert (record.action, record.remote_id, record.listing.description) == (Action.UPDATE, "MK-13", "A better mug")
-    assert ending.outcome == Done()
+    assert ending.outcome == Done(look_again=60.0)
     assert ending.stories[0].operation == "Catalog change"
 
 

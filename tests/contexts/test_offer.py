@@ -89,13 +89,13 @@ def test_the_second_look_sends_what_the_first_did_not_see():
 
 
 @pytest.mark.parametrize("manifest", KINDS)
-@pytest.mark.parametrize(("heard", "looks", "then"), [(False, 0, None), (True, 0, 60.0), (False, 2, 60.0)])
-def test_a_change_that_vtex_announced_or_a_look_found_is_looked_at_again(manifest, heard, looks, then):
+@pytest.mark.parametrize(("heard", "looks"), [(False, 0), (True, 0), (False, 2)])
+def test_a_change_is_looked_at_again_whoever_found_it(manifest, heard, looks):
     world = a_published_world(**manifest)
     world.rules = Rules(look_again=(60.0, 300.0))
     world.vtex.offers["13"] = an_offer(price=8990, stock=3)
     endings = world.attempt(world.row("price", heard=heard, looks=looks), world.row("stock"))
-    assert by_context(endings)["price"].outcome.look_again == then
+    assert by_context(endings)["price"].outcome.look_again == 60.0
     world.rules = Rules(look_again=())
     world.vtex.offers["13"] = an_offer(price=7990, stock=3)
     ending = only(world.attempt(world.row("price", heard=heard, looks=looks)))
@@ -261,14 +261,45 @@ def test_a_vtex_that_answers_now_this_now_that_is_not_followed_for_ever():
     assert only(world.attempt(world.row("stock", heard=True, looks=MOST_LOOKS))).outcome == Done()
 
 
-def test_who_reads_the_price_alone_and_sees_that_the_stock_moved_has_it_sent():
-    world = a_published_world(**REPLACING)
-    world.vtex.offers["13"] = an_offer(stock=5)
-    ending = only(world.attempt(world.row("price")))
-    assert world.marketplace.written == []
+def test_what_is_written_for_the_first_time_and_was_not_announced_is_not_looked_at_again():
+    world = a_published_world()
+    world.states.known.clear()
+    assert {ending.outcome.look_again for ending in world.attempt(world.row("price"), world.row("stock"))} == {None}
+
+
+@pytest.mark.parametrize("manifest", KINDS)
+@pytest.mark.parametrize(("read", "moved"), [("price", "stock"), ("stock", "price")])
+def test_who_reads_one_of_both_and_sees_that_the_other_moved_has_it_sent(manifest, read, moved):
+    for heard in (True, False):
+        world = a_published_world(**manifest)
+        world.vtex.offers["13"] = an_offer(price=8990) if moved == "price" else an_offer(stock=5)
+        ending = only(world.attempt(world.row(read, heard=heard)))
+        assert world.marketplace.written == []
+        assert [(ask.context, ask.key, ask.heard) for ask in ending.outcome.then] == [(moved, "13", heard)]
+        world.attempt(world.row(moved))
+        assert only(world.attempt(world.row(read))).outcome == Done()
+
+
+def test_who_writes_one_of_both_apart_has_the_other_sent_too():
+    world = a_published_world()
+    world.vtex.offers["13"] = an_offer(price=8990, stock=5)
+    (ending,) = world.attempt(world.row("price"))
     assert [(ask.context, ask.key) for ask in ending.outcome.then] == [("stock", "13")]
-    world.attempt(world.row("stock"))
+
+
+@pytest.mark.parametrize("status", [("p", "done"), ("h", "done"), ("s", "delayed"), ("s", "waiting"), ("s", "parked")])
+def test_the_other_is_not_asked_while_it_is_about_to_be_read_anyway(status):
+    world = a_published_world()
+    world.states.rows["stock", "13"] = status
+    world.vtex.offers["13"] = an_offer(stock=5)
     assert only(world.attempt(world.row("price"))).outcome == Done()
+
+
+def test_no_price_any_more_has_the_stock_sent_once():
+    world = a_published_world()
+    world.vtex.offers["13"] = an_offer(price=None)
+    (ending,) = world.attempt(world.row("price"))
+    assert [(ask.context, ask.key) for ask in ending.outcome.then] == [("stock", "13")]
 
 
 def test_a_combined_record_carries_the_other_value_too_and_confirms_both():

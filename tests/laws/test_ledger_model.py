@@ -171,6 +171,8 @@ class Laws(RuleBasedStateMachine):
         row.urgency = min(row.urgency, urgency) if waits else urgency
         if touched and heard and row.status != "unknown":
             row.looks = 0
+        elif row.work == "s" and row.status in ("done", "refused"):
+            row.looks = min(row.looks, 1)
         row.heard = row.heard or heard
         if fresh and row.claimed is not None:
             row.dirty = self.clock
@@ -406,14 +408,15 @@ class Laws(RuleBasedStateMachine):
         if final:
             assert row.claimed is not None
             row.answered = row.claimed
-            row.heard = row.heard and (dirty or (isinstance(word, Done | Refused) and word.look_again is not None))
+            looks_again = isinstance(word, Done | Refused) and word.look_again is not None
+            row.heard = looks_again or (row.heard and dirty)
             row.since = (self.clock if row.dirty is None else row.dirty) if dirty else None
             if dirty:
                 row.work, row.due = "p", None
                 if row.status == "dead":
                     assert wait is not None
                     row.work, row.due = "s", self.clock + min(wait, DEAD_PAUSE)
-            elif isinstance(word, Done | Refused) and word.look_again is not None:
+            elif looks_again:
                 row.asked += 1
         if dirty and not keeps and row.status != "unknown":
             row.looks = 0

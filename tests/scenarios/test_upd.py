@@ -182,7 +182,7 @@ def test_a_blocked_sku_is_activated_and_gets_its_price_and_stock(cell: Cell):
 @pytest.mark.scenario("UPD-09")
 @pytest.mark.parametrize("no", [{"kind": "throttle", "retry_after": 3.0}, {"kind": "status", "status": 422}])
 def test_a_sku_whose_blocking_was_only_half_answered_is_activated_again(cell: Cell, no: dict[str, object]):
-    """Blocked, and then a no to the zero: what a record has changed by its first call is not forgotten for the second."""
+    """Blocked, and then a no to the zero: what the first call of a record has changed is not forgotten."""
     shop, sku = on_show(cell, BLOCKING)
     heard = shop.last_call()
     cell.marketplace.fault(operation="stock_put", account=shop.slug, count=1, **no)
