@@ -367,8 +367,9 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
     doubtful = manifest.replaces and row.confirmed is None
     appears = facts.binding is None or facts.moved or record.action is Action.ACTIVATE or doubtful
     then: tuple[Ask, ...] = _asks(facts, facts.following) if appears else ()
+    outdated = _outdated(facts)
     if not appears and not manifest.replaces:
-        then = _outdated(facts)
+        then = outdated
     if record.action is Action.ACTIVATE and not manifest.replaces:
         # Only whole replacements carry the registration along; else it is updated by the next attempt, when it moved.
         known = (row.confirmed or {}).get("listing")
@@ -379,6 +380,8 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
     send = replace(
         _send(facts, record, shows, BindingState.PUBLISHED, (*defaults, *_warnings(manifest, pieces))),
         then=then,
+        # A no to the registration is none to price and stock, which may have been announced with it and nowhere else.
+        otherwise=outdated if _published(facts) else (),
         look_again=next_look(facts.rules, row, changed=True),
         refused_hash=_input_hash(record, mapping),
     )
@@ -387,7 +390,8 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
         remote, link = (shown.remote_id, shown.link) if shown else ("", "")
         return taken(replace(send, then=_asks(facts, facts.following)), Written(remote, link))[0]
     if row.input_hash is not None and row.input_hash == send.refused_hash and row.intent is None:
-        return Ending("catalog", facts.sku, Refused((), send.refused_hash), "E3", binding=facts.adopted)
+        refused = Refused((), send.refused_hash, send.otherwise, next_look(facts.rules, row))
+        return Ending("catalog", facts.sku, refused, "E3", binding=facts.adopted)
     return send
 
 

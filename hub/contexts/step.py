@@ -80,9 +80,10 @@ class Send(Step):
 
     `confirms` maps contexts to what the marketplace shows when it took the record, and `before` to what it showed
     before, which a refusal leaves as it was. `kind` chooses the lot. `story` lacks code and destination until then.
-    `notes` are warnings that go along (A1, A3, Z). `then` is asked for after success; `look_again` (seconds) is when
-    VTEX is read once more, whose answer may have been stale (7.6). `refused_hash` keeps the same input from
-    being sent again after a refusal (RES-13). `tried`: attempts before this one that did not end well.
+    `notes` are warnings that go along (A1, A3, Z). `then` is asked for after success, `otherwise` after a refusal;
+    `look_again` (seconds) is when VTEX is read once more, whose answer may have been stale (7.6). `refused_hash` keeps
+    the same input from being sent again after a refusal (RES-13). `tried`: attempts before this one that did not end
+    well.
     """
 
     record: Record
@@ -94,6 +95,7 @@ class Send(Step):
     product: str = ""
     notes: tuple[Problem, ...] = ()
     then: tuple[Ask, ...] = ()
+    otherwise: tuple[Ask, ...] = ()
     look_again: float | None = None
     refused_hash: str | None = None
     tried: int = field(default=0, compare=False)
@@ -118,6 +120,7 @@ class Send(Step):
             "product": self.product,
             "notes": [note.as_json() for note in self.notes],
             "then": [asdict(ask) for ask in self.then],
+            "otherwise": [asdict(ask) for ask in self.otherwise],
             "look_again": self.look_again,
             "refused_hash": self.refused_hash,
         }
@@ -139,6 +142,7 @@ def send_from_json(tree: JsonTree) -> Send:
         product=tree.get("product") or "",
         notes=tuple(Problem.from_json(note) for note in tree.get("notes") or ()),
         then=tuple(Ask(**known_fields(Ask, ask)) for ask in tree.get("then") or ()),
+        otherwise=tuple(Ask(**known_fields(Ask, ask)) for ask in tree.get("otherwise") or ()),
         look_again=tree.get("look_again"),
         refused_hash=tree.get("refused_hash"),
     )
@@ -189,7 +193,7 @@ def rejected(send: Send, problems: Sequence[Problem], answer: str = "") -> tuple
         destination={"answer": answer},
         params={**send.story.params, "errors": sentences(found)},
     )
-    refused = Refused(found, send.refused_hash)
+    refused = Refused(found, send.refused_hash, send.otherwise)
     return _endings(send, Ending("", send.key, refused, "E3", found, send.before, definite=True), (story,))
 
 

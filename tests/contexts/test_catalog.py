@@ -162,6 +162,21 @@ def test_a_new_listing_of_what_vtex_announced_is_looked_at_again(manifest):
         assert only(world.attempt(world.row("catalog", heard=heard))).outcome.look_again == then
 
 
+@pytest.mark.parametrize("manifest", KINDS)
+def test_what_was_announced_with_a_refused_update_reaches_price_and_stock_all_the_same(manifest):
+    world = a_published_world(**manifest)
+    world.rules = Rules(look_again=(60.0, 300.0))
+    world.vtex.products["13"] = a_product(description="Too good a mug")
+    world.vtex.offers["13"] = replace(world.vtex.offers["13"], stock=5)
+    world.marketplace.answers = [Refusal([Problem("E3", "description", "Too good a mug", "be modest")])]
+    first = only(world.attempt(world.row("catalog", heard=True))).outcome
+    assert [ask.context for ask in first.then] == ["stock"]
+    again = only(world.attempt(world.row("catalog", heard=True, status="refused", input_hash=first.input_hash))).outcome
+    assert [ask.context for ask in again.then] == ["stock"]
+    assert again.look_again == 60.0, "that it is still as it was refused may be stale"
+    assert len(world.marketplace.written) == 1
+
+
 def test_a_changed_description_is_sent_as_an_update():
     world = a_published_world()
     world.vtex.products["13"] = a_product(description="A better mug")
