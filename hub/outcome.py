@@ -171,31 +171,33 @@ def settle(row: Row, outcome: Outcome, plan: Plan, chance: float) -> NextRow:
     `asked` and makes the row pending again after a final ending.
     """
     spent = row.attempts
+    # Back from the dead: beyond its plan an attempt would count as one whose process died.
+    left = min(spent, len(plan.delays)) if row.status == "dead" else spent
     if row.status == "waiting" and isinstance(outcome, Postponed | Locked | Released | Failed):
         return _still_waiting(outcome, spent, plan, chance)
     match outcome:
         case Done(look_again=wait) | Refused(look_again=wait):
-            status, attempts = ("done", 0) if isinstance(outcome, Done) else ("refused", spent)
+            status, attempts = ("done", 0) if isinstance(outcome, Done) else ("refused", left)
             if wait is None:
                 return NextRow(status, "i", attempts)
             looks = min(row.looks + 1, 99)
             return NextRow(status, "s", attempts, wait=max(0.0, wait), again=True, looks=looks)
         case Waiting(wait=wait, again=again):
             wait = max(0.0, wait)
-            return NextRow("waiting", "s", spent, wait, final=False, keeps_claim=True, again=again, looks=row.looks)
+            return NextRow("waiting", "s", left, wait, final=False, keeps_claim=True, again=again, looks=row.looks)
         case Parked():
-            return NextRow("parked", "s", spent, wait=plan.recheck)
+            return NextRow("parked", "s", left, wait=plan.recheck)
         case Postponed(scope="key", wait=wait):
-            return NextRow("delayed", "s", spent, wait=max(0.0, wait), final=False, looks=row.looks)
+            return NextRow("delayed", "s", left, wait=max(0.0, wait), final=False, looks=row.looks)
         case Postponed() | Released():
             return NextRow(row.status, "p", spent, final=False, looks=row.looks)
         case Locked():
-            return NextRow("delayed", "p", spent, final=False, looks=row.looks)
+            return NextRow("delayed", "p", left, final=False, looks=row.looks)
         case Unknown():
             return NextRow(
                 "unknown",
                 "s",
-                spent,
+                left,
                 wait=delay(plan.unknown, row.looks, plan.jitter, chance),
                 final=False,
                 looks=min(row.looks + 1, 99),

@@ -371,6 +371,8 @@ class Laws(RuleBasedStateMachine):
         )
         final = isinstance(word, Done | Parked | Refused) or dying
         wait: float | None = None
+        if row.status == "dead" and row.tried and not isinstance(word, Failed):
+            row.attempts = min(row.attempts, len(PATIENT.delays))
         match word:
             case Done(look_again=again):
                 row.status, row.attempts, wait = "done", 0, again

@@ -122,6 +122,13 @@ def test_a_dead_key_that_is_answered_is_dead_no_more() -> None:
         assert settle(Row("stock", "7", 1, status="dead", attempts=4), WORDS[word], PLAN, MIDDLE).status != "dead"
 
 
+@pytest.mark.parametrize("word", ["waiting", "parked", "refused", "key's wait", "locked", "unknown"])
+def test_the_slow_tries_of_a_dead_key_are_not_held_against_it_once_it_was_answered(word: str) -> None:
+    after = settle(Row("stock", "7", 1, status="dead", attempts=40), WORDS[word], PLAN, MIDDLE)
+    assert after.attempts == len(PLAN.delays), "more than the plan has are those of processes that died"
+    assert settle(Row("stock", "7", 1, status="dead", attempts=40), WORDS["store's wait"], PLAN, MIDDLE).attempts == 40
+
+
 def test_read_backs_of_a_lost_answer_have_their_own_plan_and_spend_no_attempt() -> None:
     row, waits = Row("order", "M-1", 1, attempts=2), []
     for _ in range(4):
@@ -173,6 +180,8 @@ def test_only_a_failure_spends_an_attempt(row: Row, word: Outcome, plan: Plan, c
     spent = settle(row, word, plan, chance).attempts
     if isinstance(word, Failed):
         assert spent == row.attempts + 1
+    elif row.status == "dead":
+        assert spent == (0 if isinstance(word, Done) else row.attempts) or spent == len(plan.delays) < row.attempts
     else:
         assert spent == (0 if isinstance(word, Done) else row.attempts)
 
