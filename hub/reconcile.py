@@ -297,7 +297,7 @@ class _Attempt:
     def _look(self, item: Item) -> Sequence[Ending | Step]:
         worn = max(row.attempts for row in item.rows.values())
         alive = len(self.runner.contexts[self.claim.context].plan.delays) + CRASHES
-        if worn > alive and all(row.status != "dead" for row in item.rows.values()):
+        if worn > alive and all(row.status != "dead" for row in self.claim.items[item.key].values()):
             why = f"the process that worked on it ended {worn - alive} times too often"
             return [Ending(name, item.key, Failed(why), "H0") for name in item.rows]
         failed = [row.resolved for row in item.rows.values() if row.resolved is not None and row.resolved.retry]
