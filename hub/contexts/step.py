@@ -80,10 +80,10 @@ class Send(Step):
 
     `confirms` maps contexts to what the marketplace shows when it took the record, and `before` to what it showed
     before, which a refusal leaves as it was. `kind` chooses the lot. `story` lacks code and destination until then.
-    `notes` are warnings that go along (A1, A3, Z). `then` is asked for after success, `otherwise` after a refusal;
-    `look_again` (seconds) is when VTEX is read once more, whose answer may have been stale (7.6). `refused_hash` keeps
-    the same input from being sent again after a refusal (RES-13). `tried`: attempts before this one that did not end
-    well.
+    `notes` are warnings that go along (A1, A3, Z). `then` is asked for after success, `otherwise` after a refusal.
+    `look_again` (seconds) is when VTEX is read once more after either: its answer may have been stale (7.6).
+    `refused_hash` keeps the same input from being sent again after a refusal (RES-13). `tried`: attempts before this
+    one that did not end well.
     """
 
     record: Record
@@ -193,7 +193,7 @@ def rejected(send: Send, problems: Sequence[Problem], answer: str = "") -> tuple
         destination={"answer": answer},
         params={**send.story.params, "errors": sentences(found)},
     )
-    refused = Refused(found, send.refused_hash, send.otherwise)
+    refused = Refused(found, send.refused_hash, send.otherwise, send.look_again)
     return _endings(send, Ending("", send.key, refused, "E3", found, send.before, definite=True), (story,))
 
 
