@@ -1182,5 +1182,6 @@ def _lot_outcomes(
                 problems=tuple(Problem.from_json(problem) for problem in outcome.get("problems", ())),
                 record=record,
                 retry=bool(outcome.get("retry")),
+                missing=bool(outcome.get("missing")),
             )
     return found

@@ -287,7 +287,8 @@ class ListingPage:
 class LotOutcome:
     """What became of one record of a lot: taken (with `written`) or refused (with `problems`).
 
-    `retry`: it was not taken for no fault of the record, so that the same record may be sent again.
+    `retry`: it was not taken for no fault of the record, so that the same record may be sent again. `missing`: refused
+    because there is no listing that it could be about.
     """
 
     taken: bool
@@ -295,6 +296,7 @@ class LotOutcome:
     problems: tuple[Problem, ...] = ()
     record: JsonTree = None  # the record as it was sent: `record_json`
     retry: bool = False
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

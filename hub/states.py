@@ -585,6 +585,7 @@ def _outcome_json(outcome: LotOutcome) -> dict[str, Any]:
         "written": asdict(outcome.written) if outcome.written else None,
         "problems": [problem.as_json() for problem in outcome.problems],
         "retry": outcome.retry,
+        "missing": outcome.missing,
     }
 
 

@@ -41,6 +41,8 @@ WAIT = 30.0
 LOST_AFTER = 3
 """Attempts after which what the marketplace took and does not know is lost: before, it may be slow to show it."""
 
+_REMOVALS = frozenset({Action.DELETE, Action.DEACTIVATE})
+
 MOST_LOOKS = 20
 """Looks after one announcement; a store's list of delays is shorter."""
 
@@ -200,6 +202,8 @@ def rejected(send: Send, problems: Sequence[Problem], answer: str = "") -> tuple
 def settled(resolved: LotOutcome) -> tuple[Ending, ...]:
     """The endings of a record that went in a lot, now that the lot's answer is known."""
     send = send_from_json(resolved.record)
+    if resolved.missing and send.record.action in _REMOVALS:
+        return _removed(send, sentences(resolved.problems))
     if resolved.taken:
         return taken(send, resolved.written or Written(send.record.remote_id or ""))
     return rejected(send, resolved.problems)
@@ -231,8 +235,8 @@ def _gone(link: Link, send: Send, missing: NotFound) -> tuple[Ending, ...]:
     listing that it does not show either was deleted by somebody else, or answered as made and never was. Then the pair
     goes, and the catalogue, which looks once more, makes another.
     """
-    if send.record.action in {Action.DELETE, Action.DEACTIVATE}:
-        return taken(replace(send, binding_state=BindingState.DELETED), Written("", answer=missing.answer))
+    if send.record.action in _REMOVALS:
+        return _removed(send, missing.answer)
     if send.tried >= LOST_AFTER and link.marketplace.show(send.key, send.record.remote_id) is None:
         pair = Binding(send.key, send.record.remote_id or "", BindingState.DELETED, "", send.product)
         again = Done(follow(link.store, send.key, ("catalog",)))
@@ -244,6 +248,11 @@ def _gone(link: Link, send: Send, missing: NotFound) -> tuple[Ending, ...]:
     raise Unavailable(
         f"the marketplace does not know the listing {send.record.remote_id}", side="marketplace", answer=missing.answer
     )
+
+
+def _removed(send: Send, answer: str) -> tuple[Ending, ...]:
+    """What is not there any more needs no removal."""
+    return taken(replace(send, binding_state=BindingState.DELETED), Written("", answer=answer))
 
 
 def sentences(problems: Sequence[Problem]) -> str:

@@ -558,7 +558,8 @@ def lot_outcomes(text: str) -> dict[int, LotOutcome]:
             outcome = LotOutcome(True, Written(told.id, told.link, told.status))
         else:
             problems = _complaints(told.problems) or (Problem("E3", "record", told.status, _CORRECT_IT),)
-            outcome = LotOutcome(False, None, problems, retry=told.status != "rejected")
+            missing = any(one.code == "listing_not_found" for one in told.problems)
+            outcome = LotOutcome(False, None, problems, retry=told.status != "rejected", missing=missing)
         found[told.line - 1] = outcome
     return found
 

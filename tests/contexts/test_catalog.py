@@ -557,6 +557,17 @@ def test_the_answer_of_a_lot_ends_its_row_without_asking_anybody(good):
         assert ending.outcome.input_hash
 
 
+def test_a_removal_that_a_lot_refuses_because_there_is_no_such_listing_has_removed_it():
+    world = a_published_world(lots=Lots(100, 10_000, 5.0, 1.0, 60.0), actions=frozenset({Action.DELETE}))
+    world.vtex.products["13"] = a_product(active=False)
+    send = only(world.decide(world.row("catalog")))
+    nothing = Problem("E3", "sku", "13", "there is no such listing")
+    for missing, left in ((False, True), (True, False)):
+        resolved = LotOutcome(taken=False, problems=(nothing,), record=send.as_json(), missing=missing)
+        world.attempt(world.row("catalog", status="waiting", ticket="lot:4", resolved=resolved))
+        assert ("13" in world.states.bindings) is left
+
+
 def test_while_its_lot_is_not_answered_nothing_else_is_sent():
     world = a_world(lots=Lots(100, 10_000, 5.0, 1.0, 60.0))
     ending = only(world.attempt(world.row("catalog", status="waiting", ticket="lot:4")))
