@@ -227,6 +227,10 @@ class Shop:
         )
 
 
+WITHOUT_LOOKS: Mapping[str, Any] = {"look_again": []}
+"""Settings of a store that reads nothing a second time by itself: for tests that count who was asked, and when."""
+
+
 @dataclass
 class Cell:
     """The running hub."""

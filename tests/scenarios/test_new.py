@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hub.simulators.marketplace_control import ShownSku
-from tests.cell import CATEGORIES, PROFILES, Cell, Shop, until
+from tests.cell import CATEGORIES, PROFILES, WITHOUT_LOOKS, Cell, Shop, until
 
 EVERY_PROFILE = pytest.mark.parametrize("marketplace", PROFILES)
 WITHOUT_LOTS = pytest.mark.parametrize("marketplace", [name for name in PROFILES if name != "sandbox-lot"])
@@ -163,7 +163,7 @@ def test_a_sku_without_a_price_is_not_sent(cell: Cell, marketplace: str):
 @EVERY_PROFILE
 @pytest.mark.scenario("NEW-09")
 def test_a_refusal_is_told_whole_and_the_same_is_not_sent_again_until_something_changes(cell: Cell, marketplace: str):
-    shop = cell.shop(marketplace)
+    shop = cell.shop(marketplace, settings=WITHOUT_LOOKS)
     (sku,) = shop.grow(1)
     complaints = [
         {"field": "title", "code": "forbidden_word", "message": "contains a forbidden word"},

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hub import messages
-from tests.cell import PROFILES, Cell, Shop, until
+from tests.cell import PROFILES, WITHOUT_LOOKS, Cell, Shop, until
 
 EVERY_PROFILE = pytest.mark.parametrize("marketplace", PROFILES)
 PRICE_CODES = {"S1", "A1", "A2", "E1", "E2", "E3"}
@@ -173,7 +173,7 @@ def test_a_price_waits_for_the_lot_that_registers_its_sku(cell: Cell):
 @EVERY_PROFILE
 @pytest.mark.scenario("PRC-12")
 def test_a_price_that_the_marketplace_refuses_is_told_with_its_reason_and_sent_once(cell: Cell, marketplace: str):
-    shop, sku = one_published(cell, marketplace, dials={"minimum_price": 1000})
+    shop, sku = one_published(cell, marketplace, dials={"minimum_price": 1000}, settings=WITHOUT_LOOKS)
     before = shop.last_call()
     shop.change(sku, price=500, list_price=500)
     row = shop.status("price", sku, "refused")
@@ -202,7 +202,8 @@ def test_a_price_that_did_not_move_is_not_sent(cell: Cell, marketplace: str):
 @EVERY_PROFILE
 @pytest.mark.scenario("PRC-14")
 def test_the_price_log_has_only_the_codes_of_its_set(cell: Cell, marketplace: str):
-    shop = cell.shop(marketplace, dials={"minimum_price": 1000}, settings={"inventory": {"minimum": 5}})
+    settings = {**WITHOUT_LOOKS, "inventory": {"minimum": 5}}
+    shop = cell.shop(marketplace, dials={"minimum_price": 1000}, settings=settings)
     fine, cheap, priceless, gone, low = skus = shop.grow(5)
     shop.published(*skus)
     shop.quiet()

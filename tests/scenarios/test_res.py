@@ -14,7 +14,7 @@ from hub.outcome import Failed, settle
 from hub.runtime.embedded import Valkey
 from hub.settings import Settings
 from tasks import replay
-from tests.cell import PROFILES, ROOT, Cell, Shop, until
+from tests.cell import PROFILES, ROOT, WITHOUT_LOOKS, Cell, Shop, until
 from tests.timing import in_time, undisturbed
 
 EVERY_PROFILE = pytest.mark.parametrize("marketplace", PROFILES)
@@ -139,7 +139,7 @@ def test_the_dead_are_tried_slowly_for_ever():
 @EVERY_PROFILE
 @pytest.mark.scenario("RES-04", "RES-06")
 def test_a_dead_letter_is_kept_once_seen_tried_slowly_and_replayed_with_todays_value(cell: Cell, marketplace: str):
-    shop = cell.shop(marketplace)
+    shop = cell.shop(marketplace, settings=WITHOUT_LOOKS)
     sku, healthy = published(shop, 2)
     fault = cell.vtex.fault("status", "simulation", account=shop.account, status=500)
     shop.change(sku, stock=21)
@@ -173,7 +173,7 @@ def test_a_dead_letter_is_kept_once_seen_tried_slowly_and_replayed_with_todays_v
 @EVERY_PROFILE
 @pytest.mark.scenario("RES-05", "RES-13")
 def test_what_is_refused_is_neither_retried_nor_dead_and_not_sent_again_unchanged(cell: Cell, marketplace: str):
-    shop = cell.shop(marketplace)
+    shop = cell.shop(marketplace, settings=WITHOUT_LOOKS)
     sku, new = published(shop)[0], shop.grow(1)[0]
     problems = [{"field": "stock", "code": "not_today", "message": "we do not want it", "value": 21}]
     cell.marketplace.break_sku(shop.slug, sku, status=422, problems=problems)
@@ -433,7 +433,7 @@ def test_the_marketplaces_limit_holds_over_all_workers(cell: Cell):
 
 @pytest.mark.scenario("RES-12")
 def test_the_states_table_says_what_became_of_every_key_when_and_what_comes_next(cell: Cell):
-    shop = cell.shop()
+    shop = cell.shop(settings=WITHOUT_LOOKS)
     done, refused, dead, unmapped = published(shop, 3) + shop.grow(1, category_ids=[2])
     started = cell.one("select now() as at")["at"]
     cell.marketplace.break_sku(
