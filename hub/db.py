@@ -146,6 +146,15 @@ def conninfo(
     )
 
 
+def servers(database_url: str) -> str:
+    """Whom libpq asks for this connection string, as host:port; several with commas. Nothing else of it is told."""
+    usual = {option.keyword.decode(): (option.val or b"").decode() for option in psycopg.pq.Conninfo.get_defaults()}
+    asked = usual | {key: str(value) for key, value in conninfo_to_dict(database_url).items() if value}
+    hosts = (asked.get("host") or asked.get("hostaddr") or "the local socket").split(",")
+    ports = (asked.get("port") or "5432").split(",")
+    return ", ".join(f"{host}:{ports[min(place, len(ports) - 1)]}" for place, host in enumerate(hosts))
+
+
 class _Lent(psycopg.Connection):
     """A connection that knows since when it is idle."""
 

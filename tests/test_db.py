@@ -129,6 +129,18 @@ def test_a_pool_without_a_server_is_away_within_its_patience() -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("postgresql://hub:very-secret@db.example:6432/hub", "db.example:6432"),
+        ("postgresql://hub:very-secret@a:1,b:2/hub", "a:1, b:2"),
+        ("host=a,b port=7 password=very-secret", "a:7, b:7"),
+    ],
+)
+def test_who_is_asked_is_told_by_host_and_port_alone(url: str, asked: str) -> None:
+    assert db.servers(url) == asked
+
+
 def test_an_unreadable_url_is_bad_input_that_repeats_nothing_of_it() -> None:
     with pytest.raises(BadInput) as refused:
         db.conninfo("postgresql://hub:very-secret@host:port:1/x?nonsense", "hub", name="x")

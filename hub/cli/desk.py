@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -122,15 +123,35 @@ def opened() -> Iterator[Desk]:
 
     env = surroundings()
     settings = settings_here()
-    with closing(db.open_pool(settings.database_url, settings.schema, name="cli", max_size=4)) as pool:
-        _require_schema(settings, pool)
-        yield Desk(settings, pool, env)
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # what it meets is told in our own sentence
+    with reaching(settings.database_url):
+        _require_schema(settings)
+        with closing(db.open_pool(settings.database_url, settings.schema, name="cli", max_size=4)) as pool:
+            yield Desk(settings, pool, env)
 
 
-def _require_schema(settings: Settings, pool: ConnectionPool[Connection[tuple[Any, ...]]]) -> None:
+@contextmanager
+def reaching(database_url: str) -> Iterator[None]:
+    """`StorageAway` of a PostgreSQL that does not answer says which one was asked and what to check."""
     from hub import db
 
-    with db.translated(), pool.connection() as connection:
+    try:
+        yield
+    except db.StorageAway as away:
+        if away.sqlstate is not None:  # it was reached
+            raise
+        fix = f"check DATABASE_URL (it names {db.servers(database_url)}) and that the server runs there"
+        raise db.StorageAway(f"{away}; {fix}") from None
+
+
+def _require_schema(settings: Settings) -> None:
+    """By a connection of its own: a pool would try for seconds and not say what it met."""
+    import psycopg
+
+    from hub import db
+
+    where = db.conninfo(settings.database_url, settings.schema, name="cli")
+    with db.translated(), psycopg.connect(where, autocommit=True) as connection:
         row = connection.execute("select to_regclass('states') is not null").fetchone()
     if row is None or not row[0]:
         fix = "has no tables of the hub yet; run: hub db upgrade"

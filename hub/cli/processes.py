@@ -433,10 +433,12 @@ def upgrade(dry_run: DryRun = False, as_json: Json = False) -> None:
 
     url, schema = _database()
     if dry_run:
-        fresh = [name for name, ran in db.migrations(url, schema) if ran is None]
+        with desk.reaching(url):
+            fresh = [name for name, ran in db.migrations(url, schema) if ran is None]
         tell({"would_run": fresh}, "\n".join(fresh) or "up to date; nothing would run")
         return
-    ran = db.migrate(url, schema)
+    with desk.reaching(url):
+        ran = db.migrate(url, schema)
     tell({"ran": ran}, "\n".join(f"migrated: {name}" for name in ran) or "up to date")
 
 
@@ -447,7 +449,8 @@ def current(as_json: Json = False) -> None:
     from hub.cli.talk import tell_table
 
     url, schema = _database()
-    rows = [{"migration": name, "ran_at": ran} for name, ran in db.migrations(url, schema)]
+    with desk.reaching(url):
+        rows = [{"migration": name, "ran_at": ran} for name, ran in db.migrations(url, schema)]
     tell_table("migrations", ["migration", "ran_at"], rows)
 
 
@@ -457,7 +460,8 @@ def check(as_json: Json = False) -> None:
     from hub import db
 
     url, schema = _database()
-    missing = [name for name, ran in db.migrations(url, schema) if ran is None]
+    with desk.reaching(url):
+        missing = [name for name, ran in db.migrations(url, schema) if ran is None]
     tell({"missing": missing}, "\n".join(f"has not run: {name}" for name in missing) or "up to date")
     if missing:
         say("run: hub db upgrade")

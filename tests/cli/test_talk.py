@@ -56,9 +56,27 @@ def test_a_postgresql_that_is_away_is_one_sentence_and_may_be_tried_again(env: d
     said = gone("store", "list", code=6)
     assert said.lines[-1].startswith("PostgreSQL ")
     assert "secret-word" not in said.out + said.talk
+    for words in (("store", "list"), ("queues",), ("db", "upgrade"), ("db", "upgrade", "--dry-run"), ("db", "check")):
+        (line,) = gone(*words, code=6).lines
+        assert line.endswith("check DATABASE_URL (it names 127.0.0.1:9) and that the server runs there")
+        assert "secret-word" not in line
     told = gone("queues", "--json", code=6).json["error"]
     assert told["exit_code"] == 6
     assert told["problems"][0]["fix"].startswith("PostgreSQL ")
+
+
+def test_no_library_warns_beside_the_sentence_about_a_postgresql_that_is_away(env: dict[str, str]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "hub.cli", "queues"],
+        env={**os.environ, **env, "DATABASE_URL": "postgresql://hub:secret-word@127.0.0.1:9/hub"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (6, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("PostgreSQL cannot be reached")
 
 
 def test_a_database_without_tables_says_which_command_makes_them(env: dict[str, str], empty_database: str) -> None:
