@@ -107,8 +107,9 @@ class Ending:
     """One key's outcome with what was learnt on the way; `settle` and the ledger write it down together.
 
     `code` is the catalogue code of the ending (`None`: nothing was said), `problems` what somebody must correct.
-    `confirmed` maps contexts to what the marketplace is now known to show. `definite`: the marketplace answered a
-    write or a read-back in this attempt, so an open intent is settled. `partly`: of a write in several calls the
+    `confirmed` maps contexts to what the marketplace is now known to show. `listing` is the id of the listing that
+    shows it: should the SKU have another by now, or none, nothing is known of it. `definite`: the marketplace answered
+    a write or a read-back in this attempt, so an open intent is settled. `partly`: of a write in several calls the
     marketplace took some before the outcome came, so its intent stays whatever the outcome is. A `binding` in state
     `deleted` drops the pair and every snapshot of the SKU.
     """
@@ -119,6 +120,7 @@ class Ending:
     code: str | None = None
     problems: tuple[Problem, ...] = ()
     confirmed: Mapping[str, JsonTree] = field(default_factory=dict)
+    listing: str | None = None
     definite: bool = False
     partly: bool = False
     binding: Binding | None = None

@@ -34,18 +34,18 @@ from hub.privacy import masked
 def remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]]) -> None:
     """Keep in `answers` what the endings taught, and wipe what they make untrue; an unchanged row is not touched."""
     words: list[tuple[Any, ...]] = []
-    known: dict[tuple[str, str], str | None] = {}
+    known: dict[tuple[str, str], tuple[str | None, str | None]] = {}  # value, listing
     undone: set[tuple[str, str]] = set()
     for ending, row in ours:
         before = claim.items[ending.key].get(ending.context) or Row(ending.context, ending.key, 0)
         outcome, place = ending.outcome, (ending.context, ending.key)
         for context, value in ending.confirmed.items():
-            known[context, ending.key] = json.dumps(value)
+            known[context, ending.key] = json.dumps(value), ending.listing
         # An intent that was open before this attempt stays in doubt until the marketplace answers for good; one of
         # this attempt also does when its answer may have been lost, is still to come, or was good for a part of it.
         if before.intent is not None:
             if ending.definite:
-                known.setdefault(place, None)
+                known.setdefault(place, (None, None))
         elif place in claim.begun and not (ending.partly or _unanswered(ending)):
             undone.add(place)
         if _says_nothing(ending, before):
@@ -94,16 +94,20 @@ def remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, Nex
         db.execute(
             f"""
             insert into answers as a (store, context, key, confirmed, confirmed_at)
-            select %s, v.context, v.key, v.value, now()
-            from unnest(%s::text[], %s::text[], {TREES}) as v(context, key, value)
+            select %s, v.context, v.key, case when v.listing is null or exists (
+                select from bindings b where b.store = %s and b.sku = v.key and b.remote_id = v.listing
+              ) then v.value end, now()
+            from unnest(%s::text[], %s::text[], {TREES}, %s::text[]) as v(context, key, value, listing)
             on conflict (store, context, key) do update set confirmed = excluded.confirmed, confirmed_at = now(),
               intent = null, reference = null, intent_at = null
             """,
             (
                 claim.store,
+                claim.store,
                 [place[0] for place, _ in values],
                 [place[1] for place, _ in values],
-                trees(value for _, value in values),
+                trees(value for _, (value, _) in values),
+                [listing for _, (_, listing) in values],
             ),
         )
 

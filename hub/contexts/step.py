@@ -168,7 +168,8 @@ def taken(send: Send, written: Written) -> tuple[Ending, ...]:
     )
     stories = (*defaults_story(send.story, send.notes), story)
     done = Done(send.then, send.look_again)
-    ending = Ending("", send.key, done, code, send.notes, send.confirms, definite=True, binding=binding)
+    at = send.record.remote_id if send.record.action is Action.OFFER else None
+    ending = Ending("", send.key, done, code, send.notes, send.confirms, listing=at, definite=True, binding=binding)
     return tuple(_without_remarks(one) if one.context == "price" else one for one in _endings(send, ending, stories))
 
 

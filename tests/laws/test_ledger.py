@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -352,6 +353,24 @@ def test_a_doubt_outlives_attempts_that_do_not_resolve_it(books: Books) -> None:
     books.ledger.ripen()
     books.settle(books.claim(), Done(), confirmed={"price": {"price": 2}}, definite=True)
     assert confirmed_of(books) == ({"price": 2}, False)
+
+
+@pytest.mark.parametrize("now", ["the same", "another", "none"])
+def test_what_was_written_to_a_listing_is_known_as_long_as_the_sku_has_that_listing(books: Books, now: str) -> None:
+    """The answer of a price may come after those of a removal and of a new registration: nobody has priced that one."""
+    pair = Binding("7", "r-1", BindingState.PUBLISHED)
+    books.ask("7")
+    books.settle(books.claim(), Done(), binding=pair, confirmed={"price": {"price": 0}})
+    books.ask("7")
+    claim = books.claim()
+    books.ask("7", context="catalog")
+    if now != "the same":
+        books.settle(books.claim("catalog"), Done(), binding=replace(pair, state=BindingState.DELETED))
+    if now == "another":
+        books.ask("7", context="catalog")
+        books.settle(books.claim("catalog"), Done(), binding=replace(pair, remote_id="r-2"))
+    books.settle(claim, Done(), confirmed={"price": {"price": 1}}, listing="r-1", definite=True)
+    assert confirmed_of(books) == ({"price": 1} if now == "the same" else None, False)
 
 
 def test_a_deleted_listing_takes_what_was_confirmed_with_it(books: Books) -> None:
