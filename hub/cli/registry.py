@@ -39,6 +39,7 @@ store_app = typer.Typer(cls=Group, help="Stores: one VTEX account on one marketp
 
 SIDES: tuple[Side, ...] = ("vtex", "marketplace")
 VTEX_FIELDS = ("app_key", "app_token")
+SETTINGS_SHAPE = '{"vtex_url": "https://…", …}'
 LARGEST_FILE = 1_048_576
 
 SettingsFile = Annotated[
@@ -169,7 +170,7 @@ def configure(
     """Replace a store's settings; what is not in the file gets its default (see: hub store show)."""
     from hub.stores import parse_settings
 
-    tree = _json_given(settings, "FILE")
+    tree = _json_given(settings, "FILE", SETTINGS_SHAPE)
     with desk.opened() as at:
         found = at.store(store)
         kept = found.settings.webhook
@@ -362,7 +363,7 @@ def _tell_found(store: str, found: list[Found]) -> None:
 
 
 def _settings_given(path: Path | None, **urls: str) -> dict[str, Any]:
-    tree = _json_given(str(path), "--settings") if path else {}
+    tree = _json_given(str(path), "--settings", SETTINGS_SHAPE) if path else {}
     return {**tree, **{name: url for name, url in urls.items() if url}}
 
 
@@ -373,7 +374,7 @@ def _secrets_given(source: str, fields: tuple[str, ...]) -> dict[Side, dict[str,
             "vtex": {field: secret(f"VTEX {field}") for field in VTEX_FIELDS},
             "marketplace": _filled({field: secret(f"marketplace {field}") for field in fields}),
         }
-    tree = _secrets_read(source)
+    tree = _secrets_read(source, f'{{"vtex": {_shape(VTEX_FIELDS)}, "marketplace": {_shape(fields)}}}')
     problems = [
         Problem("input", field=f"credentials.{name}", fix="unknown; write vtex and marketplace")
         for name in tree
@@ -392,7 +393,7 @@ def _secrets_given(source: str, fields: tuple[str, ...]) -> dict[Side, dict[str,
 def _one_side(source: str, side: Side, fields: tuple[str, ...]) -> dict[str, str]:
     if not source and sys.stdin.isatty():
         return _filled({field: secret(f"{side} {field}") for field in fields})
-    tree = _secrets_read(source)
+    tree = _secrets_read(source, _shape(fields))
     values, wrong = _texts(tree.get(side, tree), side, fields, required=side == "vtex")
     if wrong:
         raise BadInput(wrong)
@@ -401,7 +402,7 @@ def _one_side(source: str, side: Side, fields: tuple[str, ...]) -> dict[str, str
 
 def _texts(tree: object, side: str, known: tuple[str, ...], *, required: bool) -> tuple[dict[str, str], list[Problem]]:
     if not isinstance(tree, dict):
-        fix = f'is missing; write {{"{side}": {{{", ".join(f"{chr(34)}{name}{chr(34)}: …" for name in known)}}}}}'
+        fix = f'is missing; write {{"{side}": {_shape(known)}}}'
         return {}, [Problem("input", field=f"credentials.{side}", fix=fix)]
     wrong = [
         Problem("input", field=f"credentials.{side}.{name}", fix="write text" if name in tree else "is missing")
@@ -415,29 +416,36 @@ def _filled(values: Mapping[str, str]) -> dict[str, str]:
     return {name: value.strip() for name, value in values.items() if value.strip()}
 
 
-def _secrets_read(source: str) -> dict[str, Any]:
+def _shape(fields: tuple[str, ...]) -> str:
+    return json.dumps(dict.fromkeys(fields, "…"), ensure_ascii=False)
+
+
+def _secrets_read(source: str, shape: str) -> dict[str, Any]:
     """The credentials from the file that was named, or from standard input."""
-    return _json_given(source or "-", "--credentials" if source else "credentials on standard input")
+    return _json_given(source or "-", "--credentials" if source else "credentials on standard input", shape)
 
 
-def _json_given(source: str, option: str) -> dict[str, Any]:
-    """A JSON object from a file or standard input. Its text is never repeated: it may hold secrets."""
+def _json_given(source: str, option: str, shape: str) -> dict[str, Any]:
+    """A JSON object from a file or standard input. Its text is never repeated: it may hold secrets.
+
+    `shape` is how it looks, for whoever wrote something else.
+    """
     shown = "" if source == "-" else source
     try:
         raw = sys.stdin.read(LARGEST_FILE + 1) if source == "-" else _read(Path(source))
     except (OSError, UnicodeDecodeError) as fault:
         refuse(option, shown, f"cannot be read ({getattr(fault, 'strerror', None) or 'no UTF-8 text'})")
     if source == "-" and not raw.strip():
-        refuse(option, "", "nothing came on standard input; write JSON to it, or name a file")
+        refuse(option, "", f"nothing came on standard input; write {shape} to it, or name a file")
     if len(raw) > LARGEST_FILE:
         refuse(option, shown, f"is larger than {LARGEST_FILE} characters")
     try:
         tree = json.loads(raw or "null")
     except ValueError as fault:
         line = getattr(fault, "lineno", 1)
-        refuse(option, shown, f"is no JSON (line {line})")
+        refuse(option, shown, f"is no JSON (line {line}); write {shape}")
     if not isinstance(tree, dict):
-        refuse(option, shown, "must be a JSON object")
+        refuse(option, shown, f"must be a JSON object; write {shape}")
     return tree
 
 

@@ -62,6 +62,11 @@ class Group(TyperGroup):
             return super().invoke(ctx)
         except HubError as error:
             raise typer.Exit(complain(error)) from None
+        except typer.BadParameter as wrong:
+            number = _no_number(wrong)
+            if number is None:
+                raise
+            raise typer.Exit(complain(number)) from None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 – as its parent has it
         """List the commands under the headings they were registered with."""
@@ -75,6 +80,22 @@ class Group(TyperGroup):
         for heading, rows in panels.items():
             with formatter.section(heading):
                 formatter.write_dl(rows)
+
+
+def _no_number(wrong: typer.BadParameter) -> BadInput | None:
+    """A number that is none or out of its bounds, with name, value and fix; `None` when something else is wrong."""
+    from pydantic import ValidationError
+
+    cause, option = wrong.__cause__, wrong.param
+    kind = option.type_descriptor.annotation if option is not None else None
+    if not isinstance(cause, ValidationError) or option is None or kind not in {int, float}:
+        return None
+    what = "a whole number" if kind is int else "a number"
+    least, most = getattr(option, "min", None), getattr(option, "max", None)
+    if least is not None:
+        what += f" from {least} to {most}" if most is not None else f", {least} or more"
+    given = str(cause.errors(include_url=False)[0]["input"])[:80]
+    return BadInput([Problem("input", field=option.opts[0], value=given, fix=f"write {what}")])
 
 
 def complain(error: HubError) -> int:

@@ -126,6 +126,10 @@ def test_a_key_is_made_where_the_environment_says(env: dict[str, str], tmp_path:
         (["worker", "--lane", "last"], "--lane is 'last': use first, more or both"),
         (["worker", "--shard", "5", "--lane", "first"], "--shard is '5': write <number>/<of how many>, such as 1/4"),
         (["worker", "--shard", "1/4", "--lane", "first"], "--shard is '1/4': pools.orders.shards of the settings is 1"),
+        (["intake", "--port", "99999"], "--port is '99999': write a whole number from 0 to 65535"),
+        (["up", "--workers", "x"], "--workers is 'x': write a whole number from 1 to 64"),
+        (["gates", "shut", "x", "--minutes", "y"], "--minutes is 'y': write a number from 0.01 to 525600"),
+        (["store", "add", "x", "--sales-channel", "abc"], "--sales-channel is 'abc': write a whole number"),
         (["simulate", "amazon"], "what is 'amazon': simulate vtex or marketplace"),
         (["sku", "explain", "x", "1", "--language", "fr"], "--language is 'fr': use one of en, pt, es"),
         (["sku", "resend", "x", "1", "--context", "load"], "--context is 'load': use one of catalog, price, stock"),
@@ -144,12 +148,15 @@ def test_a_mistake_is_one_clear_sentence(hub: Hub, words: list[str], sentence: s
     assert said.out == ""
 
 
+SHAPE = '{"vtex": {"app_key": "…", "app_token": "…"}, "marketplace": {"token": "…"}}'
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ("", "credentials on standard input: nothing came on standard input; write JSON to it, or name a file"),
-        ("{nonsense", "credentials on standard input: is no JSON (line 1)"),
-        ("[]", "credentials on standard input: must be a JSON object"),
+        ("", f"credentials on standard input: nothing came on standard input; write {SHAPE} to it, or name a file"),
+        ("{nonsense", f"credentials on standard input: is no JSON (line 1); write {SHAPE}"),
+        ("[]", f"credentials on standard input: must be a JSON object; write {SHAPE}"),
         ('{"vtex": {"app_key": "k"}, "amazon": {}}', "credentials.amazon: unknown; write vtex and marketplace"),
     ],
 )
