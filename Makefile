@@ -7,6 +7,16 @@ WORKERS ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench fuzz chaos scenarios lock
 
+# A misspelt variable would otherwise be passed over, and an hour go to something else than what was asked for.
+KNOWN_chaos := SEED SEEDS NOTIFICATIONS SKUS STORES KILLS WORKERS SECONDS_OF_FAULTS BROKER KEEP
+KNOWN_bench := BENCH_%
+KNOWN_fuzz := MINUTES HUB_FUZZ_EXAMPLES
+LONG := $(filter chaos bench fuzz,$(MAKECMDGOALS))
+KNOWN := $(foreach goal,$(LONG),$(KNOWN_$(goal))) ARGS PYTHON
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+UNKNOWN := $(if $(LONG),$(sort $(filter-out $(KNOWN) BIN,$(GIVEN))))
+$(if $(UNKNOWN),$(error $(UNKNOWN): not read by $(LONG); write one of $(subst %,…,$(KNOWN)), or leave it out))
+
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import BENCHES
+from chaos.__main__ import KNOBS as CHAOS_KNOBS
 from chaos.__main__ import asked as chaos_asked
 from chaos.plan import Sizes
 from hub.errors import BadInput
@@ -181,6 +182,41 @@ def test_a_knob_that_no_chosen_bench_reads_is_told_and_not_passed_over() -> None
     assert [line.split(" ")[0] for line in said[:2]] == ["BENCH_SCALE", "BENCH_SKU"]
     assert all("is not read by coalescing: write one of" in line and "BENCH_SKUS" in line for line in said[:2])
     assert said[2:] == ["nothing was started"]
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    """What make would run, without running it; variables of a make around this test are not its own."""
+    env = {
+        name: text
+        for name, text in os.environ.items()
+        if name not in {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL"}
+    }
+    return subprocess.run(
+        ["make", "--dry-run", *words], env=env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("goal", "given", "known"),
+    [("chaos", "NOTIFICATION", "NOTIFICATIONS"), ("bench", "SCALE", "BENCH_…"), ("fuzz", "MINUTE", "MINUTES")],
+)
+def test_a_variable_of_make_that_is_misspelt_is_told_with_the_known_ones(goal: str, given: str, known: str) -> None:
+    ended = make(goal, f"{given}=100", "ARGS=x")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert f" {given}: not read by {goal}; write one of " in line
+    assert known in line.replace(",", " ").split()
+
+
+def test_make_takes_every_variable_that_is_read() -> None:
+    for goal, names in (
+        ("chaos", [*CHAOS_KNOBS, "ARGS"]),
+        ("bench", ["BENCH_SCALE", "ARGS"]),
+        ("fuzz", ["MINUTES", "HUB_FUZZ_EXAMPLES", "ARGS"]),
+        ("test", ["WORKERS", "ARGS", "ANYTHING"]),
+    ):
+        ended = make(goal, *(f"{name}=1" for name in names))
+        assert (ended.returncode, ended.stderr) == (0, ""), goal
 
 
 def test_the_list_of_benches_is_there_for_whoever_asks() -> None:
