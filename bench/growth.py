@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from bench.measure import Line, Spread, resident_bytes
 from bench.posting import closed_loop, post
+from bench.whole import LOOKS
 from hub import loads
 from hub.db import migrate
 from hub.runtime.embedded import Postgres, Valkey, scratch
@@ -58,7 +59,7 @@ def lines() -> list[Line]:
     with _cell() as (cell, valkey):
         shop = cell.shop(
             "sandbox-replace",
-            settings={"marketplace_limit": {"rate": 5000.0, "burst": 5000}, "look_again": [60.0, 300.0]},
+            settings={"marketplace_limit": {"rate": 5000.0, "burst": 5000}, "look_again": LOOKS},
         )
         skus = shop.grow(max(100, wanted // 50))
         run = loads.start(cell.pool, shop.store.id, who="bench")

@@ -13,7 +13,7 @@ import time
 from datetime import datetime
 
 from bench.measure import Line, Spread, percentile
-from bench.whole import UNLIMITED, Whole, published, running, spent
+from bench.whole import LOOKS, UNLIMITED, Whole, published, running, spent
 from tests.cell import Shop
 from tests.knobs import Knobs
 
@@ -31,7 +31,8 @@ CALLS = 2
 def lines() -> list[Line]:
     """One line per percentile."""
     with running() as whole:
-        shop = whole.shop("sandbox-replace", settings={"marketplace_limit": {"rate": UNLIMITED, "burst": 100_000}})
+        unlimited = {"rate": UNLIMITED, "burst": 100_000}
+        shop = whole.shop("sandbox-replace", settings={"marketplace_limit": unlimited, "look_again": LOOKS})
         skus = published(whole, shop, SKUS)
         whole.vtex.fault("latency", "simulation", seconds=LATENCY)
         whole.marketplace.fault(kind="latency", seconds=LATENCY)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.measure import Line, Spread, most_in_a_second, percentile
-from bench.whole import UNLIMITED, Whole, assortment, books, load_ended, running, spent
+from bench.whole import LOOKS, UNLIMITED, Whole, assortment, books, load_ended, running, spent
 from hub import loads
 from tasks.app import make_app
 from tasks.wake import Waker
@@ -129,7 +129,7 @@ def _middle(found: list[Loaded]) -> Loaded:
 
 
 def _shop(whole: Whole, rate: float = UNLIMITED, burst: int = 100_000) -> Shop:
-    return whole.shop("sandbox-replace", settings={"marketplace_limit": {"rate": rate, "burst": burst}})
+    return whole.shop("sandbox-replace", settings={"marketplace_limit": {"rate": rate, "burst": burst}, "look_again": LOOKS})
 
 
 def _ours(whole: Whole, shop: Shop, skus: list[str]) -> Loaded:

@@ -22,6 +22,7 @@ from cryptography.fernet import Fernet
 from bench.measure import cpu_seconds
 from hub import loads
 from hub.db import migrate
+from hub.rules import Rules
 from hub.runtime.embedded import Postgres, Valkey, scratch
 from hub.settings import Settings
 from hub.simulators.control import VtexControl
@@ -31,6 +32,8 @@ from tests.cell import ROOT, Cell, Shop, held_place, until
 
 UNLIMITED = 100_000.0
 """Calls a second: a budget that nothing here can use up."""
+LOOKS = list(Rules().look_again)
+"""Seconds to the second looks as a store has them that says nothing of them; those of `tests.cell` are far shorter."""
 WORKERS = {"worker first": "first", "worker more": "more"}
 """Process → lane."""
 
