@@ -129,7 +129,9 @@ def _middle(found: list[Loaded]) -> Loaded:
 
 
 def _shop(whole: Whole, rate: float = UNLIMITED, burst: int = 100_000) -> Shop:
-    return whole.shop("sandbox-replace", settings={"marketplace_limit": {"rate": rate, "burst": burst}, "look_again": LOOKS})
+    return whole.shop(
+        "sandbox-replace", settings={"marketplace_limit": {"rate": rate, "burst": burst}, "look_again": LOOKS}
+    )
 
 
 def _ours(whole: Whole, shop: Shop, skus: list[str]) -> Loaded:
