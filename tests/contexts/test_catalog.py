@@ -125,7 +125,7 @@ def test_what_the_catalogue_alone_heard_of_a_listing_is_looked_at_again(changed)
 
 NOT_NOW = {
     "not offered": lambda vtex: vtex.offers.clear(),
-    "lacks its brand": lambda vtex: vtex.products.update({"13": a_product(brand="")}),
+    "lacks its name": lambda vtex: vtex.products.update({"13": a_product(name="")}),
     "inactive": lambda vtex: vtex.products.update({"13": a_product(active=False)}),
     "unknown": lambda vtex: vtex.products.clear(),
 }
@@ -137,7 +137,9 @@ def test_what_vtex_announced_and_cannot_be_sold_is_looked_at_again(why, publishe
     world = a_published_world() if published else a_world()
     world.rules = Rules(look_again=(60.0, 300.0))
     NOT_NOW[why](world.vtex)
-    assert only(world.attempt(world.row("catalog", heard=True))).outcome.look_again == 60.0
+    ending = only(world.attempt(world.row("catalog", heard=True)))
+    assert ending.outcome.look_again == 60.0
+    assert {record.action for record in world.marketplace.written} <= {Action.DEACTIVATE}
 
 
 @pytest.mark.parametrize("why", NOT_NOW)
@@ -145,6 +147,7 @@ def test_what_nobody_announced_and_was_never_listed_is_not_looked_at_again(why):
     world = a_world()
     NOT_NOW[why](world.vtex)
     assert only(world.attempt(world.row("catalog"))).outcome.look_again is None
+    assert world.marketplace.written == []
 
 
 def test_price_and_stock_of_what_vtex_announced_are_asked_as_announced():
