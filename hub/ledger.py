@@ -95,7 +95,7 @@ class Tally:
 # One statement, one round trip, one commit for everything that waits in an intake's tick.
 #
 # `fresh`: the row had no demand that a running claim or an awaited ticket does not cover already. What a row becomes:
-#   at rest, parked, second look due  -> pending now; another look follows, this one may come too early
+#   at rest, parked, second look due  -> pending now; a look that comes too early counts as the first one
 #   held, waiting for a ticket        -> stays; the new demand is answered after the current one
 #   backing off (delayed, unknown)    -> stays: requests are counted and never shorten the delay
 #   dead                              -> due once, ten minutes after its last try at the earliest

@@ -74,7 +74,8 @@ class StoreSettings(BaseModel):
 
     `vtex_url`: where the account answers; `{account}` is filled in. `marketplace_url`, `hub_url`: empty for the
     marketplace's own and the installation's. `defaults`: values of listing fields that the product lacks (their use is
-    logged as A3). `look_again`: seconds until a value announced as changed is read again (vtex.md 7.6).
+    logged as A3). `look_again`: seconds until a value announced or seen as changed is read again (vtex.md
+    7.6).
     `order_policy`: whether a simulation that disagrees with an order stops it (`strict`) or is written down only.
     `order_waits`: seconds until an order that VTEX does not take is tried again; the last repeats.
     `simulation`: which of VTEX's two paths is asked (vtex.md 6.1). `result_timer_seconds`: how long the result of an

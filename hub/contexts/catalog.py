@@ -26,6 +26,7 @@ from hub.contexts.step import (
     price_from_json,
     price_json,
     record_json,
+    refused_before,
     sentences,
     settled,
     stock_json,
@@ -236,6 +237,9 @@ def _withdraw(facts: Facts, barred: tuple[Problem, ...]) -> Sequence[Ending | St
     code = messages.worst(problem.code for problem in barred)
     if facts.in_doubt:
         return (_unseen(facts),)
+    if listed is None and row.status == "done" and row.looks > 0 and row.intent is None:
+        # Second look after its removal.
+        return (Ending("catalog", facts.sku, Done(look_again=next_look(facts.rules, row)), code, barred),)
     if listed is None:
         refused = Refused(barred, _gate_hash(barred), look_again=next_look(facts.rules, row))
         told = () if row.input_hash == refused.input_hash else (_story(facts, code or "A2", barred),)
@@ -330,8 +334,10 @@ def _hold_back(
     told = (*problems, *defaults)
     code = messages.worst(problem.code for problem in problems) or "E1"
     published = facts.listed is not None and facts.listed.state is BindingState.PUBLISHED
-    then = _asks(facts, ("stock",)) if published and withdraw_stock else _outdated(facts)
-    if published and facts.adopted is not None:  # nobody has followed its price and stock while it was thought absent
+    then = _asks(facts, ("stock",)) if withdraw_stock else _outdated(facts)
+    if not published:  # price and stock of what is not on show would only ask the catalogue back
+        then = ()
+    elif facts.adopted is not None:  # nobody has followed its price and stock while it was thought absent
         then = _asks(facts, _OFFER)
     story: tuple[Story, ...] = (_story(facts, code, told),)
     outcome: Parked | Refused
@@ -389,7 +395,7 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
         shown = facts.shown
         remote, link = (shown.remote_id, shown.link) if shown else ("", "")
         return taken(replace(send, then=_asks(facts, facts.following)), Written(remote, link))[0]
-    if row.input_hash is not None and row.input_hash == send.refused_hash and row.intent is None:
+    if refused_before(row, send.refused_hash):
         refused = Refused((), send.refused_hash, send.otherwise, next_look(facts.rules, row))
         return Ending("catalog", facts.sku, refused, "E3", binding=facts.adopted)
     return send

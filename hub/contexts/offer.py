@@ -6,7 +6,7 @@ only when VTEX's value is not what the marketplace is known to show.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 
 from hub import messages
@@ -24,6 +24,7 @@ from hub.contexts.step import (
     next_look,
     price_from_json,
     record_json,
+    refused_before,
     sentences,
     settled,
     waits_on,
@@ -60,7 +61,7 @@ class Facts:
     `rows` are the claimed rows by context. `catalog_idle`: asking the catalogue would start something. `offered` is
     what VTEX would sell now, `None` when it is absent. `listing` and `last_price` complete the records of a
     marketplace that replaces whole offers. `beside` is what it is known to show of the context that is not claimed and
-    that nobody else is about to read.
+    that will not be read without us.
     """
 
     store: int
@@ -109,13 +110,19 @@ def read(link: Link, item: Item) -> Facts:
 
 
 def _beside(link: Link, facts: Facts) -> Mapping[str, JsonTree]:
+    """Only what is at rest: who has a look coming sees by itself what moved.
+
+    Two that were refused would ask each other for ever: who was refused tells nobody who was, too.
+    """
+    refused = any(row.status == "refused" for row in facts.rows.values())
+    ends = {"done"} if refused else {"done", "refused"}
     others = [context for context in (price.NAME, stock.NAME) if context not in facts.rows]
-    rests = [context for context in others if _rests(link.states.row_status(context, facts.sku))]
+    rests = [context for context in others if _rests(link.states.row_status(context, facts.sku), ends)]
     return {context: link.states.confirmed(context, facts.sku) for context in rests}
 
 
-def _rests(row_status: tuple[str, str] | None) -> bool:
-    return row_status is None or (row_status[0] in ("i", "s") and row_status[1] in ("done", "refused"))
+def _rests(row_status: tuple[str, str] | None, ends: Set[str]) -> bool:
+    return row_status is None or (row_status[0] == "i" and row_status[1] in ends)
 
 
 def _idle(row_status: tuple[str, str] | None) -> bool:
@@ -241,7 +248,7 @@ def _telling(facts: Facts, endings: list[Ending | Step], wanted: Mapping[str, Js
 def _also(one: Ending | Step, asks: tuple[Ask, ...]) -> Ending | Step:
     """With these asks besides its own."""
     if isinstance(one, Send):
-        return replace(one, then=(*one.then, *(ask for ask in asks if ask not in one.then)))
+        return replace(one, then=(*one.then, *(ask for ask in asks if ask not in one.then)), otherwise=asks)
     if isinstance(one, Ending) and isinstance(one.outcome, Done | Refused):
         known = one.outcome.then
         return replace(one, outcome=replace(one.outcome, then=(*known, *(ask for ask in asks if ask not in known))))
@@ -301,8 +308,8 @@ def _sent(
         record = replace(record, price=facts.last_price)
     rows = [facts.open_rows[context] for context in contexts]
     refused_hash = digest({**record_json(record), "reference": ""})  # of this listing; the next one may be given it
-    if all(row.input_hash == refused_hash and row.intent is None for row in rows):
-        # The same was refused before (RES-13); without problems, what was said about it stays as it was.
+    if all(refused_before(row, refused_hash) for row in rows):
+        # Without problems, what was said about it stays as it was.
         return [
             Ending(row.context, facts.sku, Refused((), refused_hash, look_again=next_look(facts.rules, row)), "E3")
             for row in rows

@@ -44,7 +44,7 @@ LOST_AFTER = 3
 _REMOVALS = frozenset({Action.DELETE, Action.DEACTIVATE})
 
 MOST_LOOKS = 20
-"""Looks after one announcement; a store's list of delays is shorter."""
+"""Looks in a row of which each found a change; a store's list of delays is shorter."""
 
 OPERATIONS = {"catalog": "Catalog change", "price": "Price update", "stock": "Inventory update"}
 """The operation of a story, by context (vtex.md 15.2); a new listing is an `Offer creation`."""
@@ -168,8 +168,9 @@ def taken(send: Send, written: Written) -> tuple[Ending, ...]:
     )
     stories = (*defaults_story(send.story, send.notes), story)
     done = Done(send.then, send.look_again)
-    at = send.record.remote_id if send.record.action is Action.OFFER else None
-    ending = Ending("", send.key, done, code, send.notes, send.confirms, listing=at, definite=True, binding=binding)
+    ending = Ending(
+        "", send.key, done, code, send.notes, send.confirms, listing=_at(send), definite=True, binding=binding
+    )
     return tuple(_without_remarks(one) if one.context == "price" else one for one in _endings(send, ending, stories))
 
 
@@ -197,7 +198,21 @@ def rejected(send: Send, problems: Sequence[Problem], answer: str = "") -> tuple
         params={**send.story.params, "errors": sentences(found)},
     )
     refused = Refused(found, send.refused_hash, send.otherwise, send.look_again)
-    return _endings(send, Ending("", send.key, refused, "E3", found, send.before, definite=True), (story,))
+    ending = Ending("", send.key, refused, "E3", found, send.before, listing=_at(send), definite=True)
+    return _endings(send, ending, (story,))
+
+
+def refused_before(row: Row, input_hash: str | None) -> bool:
+    """Was just this refused, and nothing else begun since? Then it is not sent again (RES-13)."""
+    if input_hash is None or row.input_hash != input_hash:
+        return False
+    half_refused = row.status == "refused" and (row.intent or {}).get("refused_hash") == input_hash
+    return row.intent is None or half_refused
+
+
+def _at(send: Send) -> str | None:
+    """The listing that price and stock are of; a registration makes its own."""
+    return send.record.remote_id if send.record.action is Action.OFFER else None
 
 
 def settled(resolved: LotOutcome) -> tuple[Ending, ...]:

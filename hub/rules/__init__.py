@@ -71,10 +71,10 @@ class ListingRules:
 class Rules:
     """Everything a store chose that decides what is sent.
 
-    `look_again`: seconds until the second, third … look at a value that was announced as changed, whatever the first
-    one showed (7.6). `mapping_link` is where the seller maps categories (E4); empty: the message names the command
-    instead. `order_policy`: an order that VTEX would not deliver now waits (`strict`) or is sent all the same
-    (`advisory`, 9.2).
+    `look_again`: seconds until the second, third … look at a value that was announced as changed, or found to differ
+    from what was shown, whatever the first one showed (7.6). `mapping_link` is where the seller maps categories (E4);
+    empty: the message names the command instead. `order_policy`: an order that VTEX would not deliver now waits
+    (`strict`) or is sent all the same (`advisory`, 9.2).
     `order_waits`: seconds until an order that VTEX does not take is tried again; the last repeats.
     `result_timer`: seconds after which an order without a result is looked up (9.4). `poll_orders`: seconds between two
     polls of the marketplace's orders (9.1). `connector_name` and `connector_endpoint` (URL without query, holding the

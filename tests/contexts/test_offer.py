@@ -9,7 +9,7 @@ from hub.errors import NotFound, Problem, Refusal, Unavailable
 from hub.model import Action, BindingState, LotOutcome, Price, Written
 from hub.outcome import Done, Parked, Refused, Waiting
 from hub.rules import InventoryRules, PricingRules, Rules
-from tests.fakes import a_product, a_published_world, a_world, an_offer
+from tests.fakes import FakeVtex, a_product, a_published_world, a_world, an_offer
 
 COMBINED = {"offer": "combined"}
 REPLACING = {"offer": "combined", "replaces": True}
@@ -287,8 +287,9 @@ def test_who_writes_one_of_both_apart_has_the_other_sent_too():
     assert [(ask.context, ask.key) for ask in ending.outcome.then] == [("stock", "13")]
 
 
-@pytest.mark.parametrize("status", [("p", "done"), ("h", "done"), ("s", "delayed"), ("s", "waiting"), ("s", "parked")])
+@pytest.mark.parametrize("status", [("p", "done"), ("h", "done"), ("s", "done"), ("s", "delayed"), ("s", "waiting")])
 def test_the_other_is_not_asked_while_it_is_about_to_be_read_anyway(status):
+    """Were it asked though it has a look coming, a VTEX that flaps would have both read without pause."""
     world = a_published_world()
     world.states.rows["stock", "13"] = status
     world.vtex.offers["13"] = an_offer(stock=5)
@@ -433,3 +434,69 @@ def test_every_second_write_has_a_reference_of_its_own():
     first, second = (only(world.decide(row)) for _ in range(2))
     assert first.reference != second.reference
     assert first.record == replace(second.record, reference=first.reference)
+
+
+# ---------------------------------------------------------------- nobody asks in a circle
+
+
+def reads_until_rest(world, *asks, most=50):
+    """Follow what is asked until nothing is, and no look comes; how many attempts that took, `most` at the most."""
+    rows = {context: world.row(context, status="done") for context in ("catalog", "price", "stock")}
+    works = dict.fromkeys(rows, "i")
+    waiting, attempts = list(asks), 0
+    while waiting and attempts < most:
+        context, heard = waiting.pop(0)
+        attempts += 1
+        world.states.rows |= {(name, "13"): (works[name], row.status) for name, row in rows.items()}
+        row = replace(rows[context], heard=heard, confirmed=world.states.known.get((context, "13")))
+        ending = only(world.attempt(row))
+        assert isinstance(ending.outcome, Done | Refused), ending.outcome
+        status = "done" if isinstance(ending.outcome, Done) else "refused"
+        works[context] = "i" if ending.outcome.look_again is None else "s"
+        rows[context] = replace(row, status=status, input_hash=getattr(ending.outcome, "input_hash", None))
+        waiting += [(ask.context, ask.heard) for ask in ending.outcome.then]
+    return attempts
+
+
+@pytest.mark.parametrize("first", ["price", "stock"])
+def test_two_values_that_the_marketplace_refuses_do_not_ask_each_other_for_ever(first):
+    world = a_published_world()
+    world.rules = Rules(look_again=())
+    world.vtex.offers["13"] = an_offer(price=8990, stock=5)
+    world.marketplace.answers = [Refusal([Problem("E3", "listing", "MK-13", "is closed")])] * 2
+    assert reads_until_rest(world, (first, True)) <= 4
+    assert len(world.marketplace.written) == 2
+
+
+def test_a_vtex_that_answers_now_this_now_that_is_read_no_faster_than_by_looks():
+    class Flapping(FakeVtex):
+        def simulate(self, *asked, **where):
+            was = self.offers["13"]
+            self.offers["13"] = an_offer(price=8990, stock=5) if was.stock == 37 else an_offer()
+            return super().simulate(*asked, **where)
+
+    world = a_published_world()
+    world.vtex = Flapping(world.vtex.products, world.vtex.offers)
+    assert reads_until_rest(world, ("price", True), ("stock", True)) <= 4
+
+
+def test_a_blocked_listing_whose_product_is_broken_asks_nobody_for_ever():
+    world = a_published_world()
+    world.rules = Rules(look_again=())
+    world.states.bindings["13"] = replace(world.states.bindings["13"], state=BindingState.DEACTIVATED)
+    world.vtex.products["13"] = replace(world.vtex.products["13"], name="")
+    world.vtex.offers["13"] = an_offer(price=8990, stock=5)
+    for first in ("catalog", "price"):
+        assert reads_until_rest(world, (first, True)) <= 3
+
+
+def test_what_the_marketplace_took_in_words_and_refused_in_a_warning_is_not_sent_again():
+    world = a_published_world()
+    world.vtex.offers["13"] = an_offer(price=8990)
+    send = only(step for step in world.decide(world.row("price")) if isinstance(step, Send))
+    row = world.row("price", status="refused", input_hash=send.refused_hash, intent=send.as_json(), confirmed=None)
+    ending = only(world.attempt(row))
+    assert isinstance(ending.outcome, Refused)
+    assert world.marketplace.written == []
+    in_doubt = replace(row, status="delayed")
+    assert isinstance(only(world.decide(in_doubt)), Send), "whether the other write was done is not known"
