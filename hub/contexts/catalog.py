@@ -64,6 +64,7 @@ _STANDS = {Action.ACTIVATE: BindingState.PUBLISHED, Action.DEACTIVATE: BindingSt
 """How a listing stands after a write that only changes that."""
 
 _OFFER = ("price", "stock")
+_UNKNOWN_OFFER: Mapping[str, JsonTree] = dict.fromkeys(_OFFER)
 
 SHOWN_DESCRIPTION = 500
 """Characters of a description that a log record keeps."""
@@ -74,8 +75,9 @@ class Facts:
     """Everything `decide` needs to know of one SKU. `None` where nothing was found or nothing was asked.
 
     `offered` is what VTEX would sell now. `looked` tells that the marketplace was asked for the listing, and `shown`
-    what it answered; `moved`: it stands otherwise than the pair said, and `binding` is corrected already. `price` is
-    the price it is known to show; `confirmed` is what price and stock are known to show, where that matters.
+    what it answered; `moved`: it stands otherwise than the pair said, and `binding` is corrected already; `dropped`:
+    the pair that it does not show any more, after a removal whose answer was lost. `price` is the price it is known to
+    show; `confirmed` is what price and stock are known to show, where that matters.
     `following` are the contexts that are asked once it is published.
     """
 
@@ -93,6 +95,7 @@ class Facts:
     looked: bool = False
     shown: Shown | None = None
     moved: bool = False
+    dropped: Binding | None = None
     price: Price | None = None
     confirmed: Mapping[str, JsonTree] = field(default_factory=dict)
     following: tuple[str, ...] = _OFFER
@@ -121,6 +124,11 @@ class Facts:
         """What an attempt before this one began to write, and nobody knows whether it was done."""
         action = ((self.row.intent or {}).get("record") or {}).get("action")
         return Action(action) if action else None
+
+    @property
+    def half_told(self) -> bool:
+        """It was blocked or unblocked, maybe both, without an answer: what it sells for, and how many, is not known."""
+        return self.begun in _STANDS
 
     @property
     def in_doubt(self) -> bool:
@@ -191,7 +199,8 @@ def _looked(facts: Facts, shown: Shown | None) -> Facts:
     """With what the marketplace shows, which is truer than the pair."""
     binding = facts.binding
     if binding is None or facts.begun not in _STANDS:
-        return replace(facts, looked=True, shown=shown, binding=binding if shown else None)
+        dropped = None if shown else binding
+        return replace(facts, looked=True, shown=shown, binding=binding if shown else None, dropped=dropped)
     if shown is None:  # it may not be visible now; a pair that is dropped too early makes a second listing
         return facts
     state = BindingState.PUBLISHED if shown.active else BindingState.DEACTIVATED
@@ -281,11 +290,19 @@ def _publish(facts: Facts) -> Sequence[Ending | Step]:
     absent = availability(facts.offered, facts.sku, facts.channel, facts.rules.pricing)
     defaults = defaults_problems(rendered.defaults_used)
     held = bool(unmapped or broken or absent) or rendered.listing is None
+    if facts.dropped is not None:
+        return (_unseen(facts) if facts.in_doubt else _gone(facts, facts.dropped),)
     if facts.in_doubt and (held or facts.manifest.create == "create"):
         return (_unseen(facts),)
     if held or rendered.listing is None:
         return (_hold_back(facts, mapping, (*unmapped, *broken, *absent), defaults, withdraw_stock=bool(absent)),)
     return (_agree(facts, rendered.listing, mapping, defaults),)
+
+
+def _gone(facts: Facts, dropped: Binding) -> Ending:
+    """The removal was done: nothing that was known of the listing holds for one that is made from here on."""
+    pair = replace(dropped, state=BindingState.DELETED)
+    return Ending("catalog", facts.sku, Done(_asks(facts, ("catalog",))), definite=True, binding=pair)
 
 
 def _unmapped(facts: Facts, product: Product) -> tuple[Problem, ...]:
@@ -337,7 +354,7 @@ def _hold_back(
     then = _asks(facts, ("stock",)) if withdraw_stock else _outdated(facts)
     if not published:  # price and stock of what is not on show would only ask the catalogue back
         then = ()
-    elif facts.adopted is not None:  # nobody has followed its price and stock while it was thought absent
+    elif facts.adopted is not None or facts.half_told:  # nobody has followed its price and stock meanwhile
         then = _asks(facts, _OFFER)
     story: tuple[Story, ...] = (_story(facts, code, told),)
     outcome: Parked | Refused
@@ -350,7 +367,10 @@ def _hold_back(
         if facts.row.input_hash == outcome.input_hash:
             story = ()
     definite = facts.looked and facts.row.intent is not None and not facts.in_doubt
-    return Ending("catalog", facts.sku, outcome, code, told, definite=definite, binding=facts.adopted, stories=story)
+    doubts: Mapping[str, JsonTree] = _UNKNOWN_OFFER if facts.half_told and definite else {}
+    return Ending(
+        "catalog", facts.sku, outcome, code, told, doubts, definite=definite, binding=facts.adopted, stories=story
+    )
 
 
 def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tuple[Problem, ...]) -> Ending | Step:
@@ -369,8 +389,10 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
     if manifest.replaces:
         record = replace(record, price=sale, stock=pieces.pieces)
         shows |= {"price": price_json(sale), "stock": stock_json(pieces.pieces)}
+    elif facts.half_told:
+        shows |= _UNKNOWN_OFFER
     # Whoever waits for the publication is asked again; where the snapshot is in doubt, somebody may be waiting too.
-    doubtful = manifest.replaces and row.confirmed is None
+    doubtful = (manifest.replaces and row.confirmed is None) or facts.half_told
     appears = facts.binding is None or facts.moved or record.action is Action.ACTIVATE or doubtful
     then: tuple[Ask, ...] = _asks(facts, facts.following) if appears else ()
     outdated = _outdated(facts)
@@ -382,7 +404,7 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
         if known != wanted["listing"]:
             then = (*then, *_asks(facts, ("catalog",)))
         record = replace(record, listing=None)
-        shows = {"catalog": {**wanted, "listing": known}, "price": None, "stock": None}
+        shows = {"catalog": {**wanted, "listing": known}, **_UNKNOWN_OFFER}
     send = replace(
         _send(facts, record, shows, BindingState.PUBLISHED, (*defaults, *_warnings(manifest, pieces))),
         then=then,

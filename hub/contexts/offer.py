@@ -58,7 +58,8 @@ QUIET_STATUSES = frozenset({"waiting", "parked"})
 class Facts:
     """Everything `decide` needs to know of one SKU's price and stock.
 
-    `rows` are the claimed rows by context. `catalog_idle`: asking the catalogue would start something. `offered` is
+    `rows` are the claimed rows by context. `catalog_idle`: asking the catalogue would start something;
+    `catalog_refused`: it holds back what the product is now. `offered` is
     what VTEX would sell now, `None` when it is absent. `listing` and `last_price` complete the records of a
     marketplace that replaces whole offers. `beside` is what it is known to show of the context that is not claimed and
     that will not be read without us.
@@ -73,6 +74,7 @@ class Facts:
     references: Mapping[str, str] = field(default_factory=dict)
     binding: Binding | None = None
     catalog_idle: bool = False
+    catalog_refused: bool = False
     offered: SimulatedItem | None = None
     listing: Listing | None = None
     last_price: Price | None = None
@@ -105,7 +107,9 @@ def read(link: Link, item: Item) -> Facts:
     if not facts.published:
         return replace(facts, catalog_idle=_idle(link.states.row_status("catalog", item.key)))
     offered = link.vtex.simulate([CartItem(item.key)]).items.get(item.key)
-    facts = replace(facts, offered=offered, beside=_beside(link, facts))
+    said = link.states.row_status("catalog", item.key)
+    refused = said is not None and said[1] == "refused"
+    facts = replace(facts, offered=offered, beside=_beside(link, facts), catalog_refused=refused)
     return _completed(link, facts) if manifest.replaces else facts
 
 
@@ -142,7 +146,9 @@ def _completed(link: Link, facts: Facts) -> Facts:
     if last is None and price.wanted(facts.offered, facts.rules) is None:
         shown = link.marketplace.show(facts.sku, facts.binding.remote_id if facts.binding else None)
         last = shown.price if shown else None
-    idle = listing is not None or _idle(link.states.row_status("catalog", facts.sku))
+    # A catalogue that refuses what is listed has asked us: asked back, it would ask again.
+    asks = not facts.catalog_refused and _idle(link.states.row_status("catalog", facts.sku))
+    idle = listing is not None or asks
     return replace(facts, listing=listing, last_price=last, catalog_idle=idle)
 
 
@@ -274,6 +280,15 @@ def _restock(facts: Facts, contexts: Sequence[str]) -> tuple[Ask, ...]:
     return _asks(facts, (stock.NAME,)) if back else ()
 
 
+def _relisted(facts: Facts, rows: Sequence[Row], pieces: Quantity) -> tuple[Ask, ...]:
+    """On sale again: what the catalogue held back while VTEX did not offer it may go out now, and nobody says so."""
+    by_context = {row.context: row for row in rows}
+    priced = price.NAME in by_context and by_context[price.NAME].input_hash is not None
+    sold_out = stock.NAME in by_context and not (by_context[stock.NAME].confirmed or {}).get("quantity")
+    back = priced or (sold_out and pieces.pieces > 0)
+    return _asks(facts, ("catalog",)) if facts.catalog_refused and back else ()
+
+
 def _priceless(facts: Facts, row: Row, absent: tuple[Problem, ...]) -> Ending:
     """VTEX has no price: none is sent, and the stock context sends the zero (PRC-06)."""
     together = stock.NAME in facts.open_rows
@@ -331,7 +346,7 @@ def _sent(
         confirms=dict(wanted) if combined else {context: wanted[context] for context in contexts},
         before={row.context: row.confirmed for row in rows if row.confirmed is not None},
         notes=notes,
-        then=_restock(facts, contexts),
+        then=(*_restock(facts, contexts), *_relisted(facts, rows, pieces)),
         look_again=max(filter(None, (next_look(facts.rules, row, changed=True) for row in rows)), default=None),
         refused_hash=refused_hash,
         tried=max(row.attempts for row in rows),

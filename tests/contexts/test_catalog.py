@@ -469,8 +469,40 @@ def test_a_deletion_whose_answer_was_lost_is_read_back_before_the_sku_is_updated
     row = begun(world, intent_age=60.0)
     world.marketplace.listings.clear()
     world.vtex.products["13"] = a_product()
-    world.attempt(row)
+    ending = only(world.attempt(row))
+    assert (world.marketplace.written, ending.definite) == ([], True)
+    assert world.states.bindings == {}
+    assert [known for (_, sku), known in world.states.known.items() if sku == "13"] == [], "nobody has priced the next"
+    assert [ask.context for ask in ending.outcome.then] == ["catalog"]
+    world.attempt(world.row("catalog"))
     assert only(world.marketplace.written).action is Action.REGISTER
+
+
+def test_a_deletion_whose_answer_was_lost_may_still_become_visible():
+    world = a_published_world(actions=frozenset(Action) - {Action.DEACTIVATE}, visibility_delay=30.0)
+    barred_world(world, "inactive")
+    row = begun(world, intent_age=29.0)
+    world.marketplace.listings.clear()
+    world.vtex.products["13"] = a_product()
+    assert isinstance(only(world.attempt(row)).outcome, Unknown)
+    assert "13" in world.states.bindings
+
+
+@pytest.mark.parametrize("holds_back", [False, True])
+def test_what_was_blocked_and_unblocked_without_an_answer_has_price_and_stock_sent_again(holds_back):
+    """The pair says on sale as before, and yet the blocking has left a zero."""
+    world = a_published_world()
+    barred_world(world, "inactive")
+    row = begun(world, intent_age=60.0)
+    world.vtex.products["13"] = a_product()
+    world.marketplace.listings["13"] = replace(world.marketplace.listings["13"], stock=0)
+    if holds_back:
+        world.states.mappings.clear()
+    ending = only(world.attempt(row))
+    assert {ask.context for ask in ending.outcome.then} == {"price", "stock"}
+    assert (world.states.known["price", "13"], world.states.known["stock", "13"]) == (None, None)
+    world.attempt(world.row("price"), world.row("stock"))
+    assert world.marketplace.listings["13"].stock == 37
 
 
 def deactivated(**manifest):

@@ -436,6 +436,37 @@ def test_every_second_write_has_a_reference_of_its_own():
     assert first.record == replace(second.record, reference=first.reference)
 
 
+# ---------------------------------------------------------------- what the catalogue held back
+
+
+@pytest.mark.parametrize("manifest", KINDS)
+@pytest.mark.parametrize("said", ["refused", "done"])
+def test_what_is_on_sale_again_has_the_registration_looked_at_that_was_held_back_meanwhile(manifest, said):
+    world = a_published_world(**manifest)
+    world.states.rows["catalog", "13"] = ("i", said)
+    world.vtex.offers.clear()
+    world.attempt(world.row("price"), world.row("stock"))
+    assert world.marketplace.listings["13"].stock == 0
+    world.vtex.offers["13"] = an_offer(price=8990)
+    endings = world.attempt(world.row("price", status="refused", input_hash="absent"), world.row("stock"))
+    asked = [ask.context for ending in endings for ask in ending.outcome.then]
+    assert ("catalog" in asked) is (said == "refused")
+    world.vtex.offers["13"] = an_offer(price=7990, stock=36)
+    endings = world.attempt(world.row("price"), world.row("stock"))
+    assert [ask for ending in endings for ask in ending.outcome.then] == [], "it was on sale before"
+
+
+def test_a_listing_that_the_catalogue_refuses_to_make_anew_does_not_ask_it_back_for_ever():
+    world = a_published_world(**REPLACING)
+    world.states.known.pop(("catalog", "13"))
+    world.marketplace.listings.clear()
+    world.vtex.products["13"] = replace(world.vtex.products["13"], name="")
+    world.vtex.offers.clear()
+    world.states.rows["catalog", "13"] = ("i", "refused")
+    ending = only(world.attempt(world.row("stock", heard=True)))
+    assert ending.outcome == Parked("publication:13")
+
+
 # ---------------------------------------------------------------- nobody asks in a circle
 
 
