@@ -128,7 +128,7 @@ class Facts:
     @property
     def half_told(self) -> bool:
         """It was blocked or unblocked, maybe both, without an answer: what it sells for, and how many, is not known."""
-        return self.begun in _STANDS
+        return self.begun in _STANDS or bool((self.row.intent or {}).get("half_told"))
 
     @property
     def in_doubt(self) -> bool:
@@ -412,6 +412,7 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
         otherwise=outdated if _published(facts) else (),
         look_again=next_look(facts.rules, row, changed=True),
         refused_hash=_input_hash(record, mapping),
+        half_told=facts.half_told,
     )
     if _read_back(facts, record):
         shown = facts.shown

@@ -85,7 +85,7 @@ class Send(Step):
     `notes` are warnings that go along (A1, A3, Z). `then` is asked for after success, `otherwise` after a refusal.
     `look_again` (seconds) is when VTEX is read once more after either: its answer may have been stale (7.6).
     `refused_hash` keeps the same input from being sent again after a refusal (RES-13). `tried`: attempts before this
-    one that did not end well.
+    one that did not end well. `half_told`: what it comes after was blocked or unblocked without an answer.
     """
 
     record: Record
@@ -100,6 +100,7 @@ class Send(Step):
     otherwise: tuple[Ask, ...] = ()
     look_again: float | None = None
     refused_hash: str | None = None
+    half_told: bool = False
     tried: int = field(default=0, compare=False)
 
     @property
@@ -125,6 +126,7 @@ class Send(Step):
             "otherwise": [asdict(ask) for ask in self.otherwise],
             "look_again": self.look_again,
             "refused_hash": self.refused_hash,
+            "half_told": self.half_told,
         }
 
 
@@ -147,6 +149,7 @@ def send_from_json(tree: JsonTree) -> Send:
         otherwise=tuple(Ask(**known_fields(Ask, ask)) for ask in tree.get("otherwise") or ()),
         look_again=tree.get("look_again"),
         refused_hash=tree.get("refused_hash"),
+        half_told=bool(tree.get("half_told")),
     )
 
 
