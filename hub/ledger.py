@@ -136,7 +136,7 @@ with said as ({_INSERT_NOTICES}
   where s.asked = coalesce(s.claimed, s.answered)
      or (s.work = 's' and s.status in ('done', 'refused'))
      or (s.asked > s.answered and excluded.urgency < s.urgency)
-     or (excluded.heard and not s.heard)
+     or (excluded.heard and (not s.heard or (s.looks > 0 and s.status <> 'unknown')))
   returning s.store, s.context, s.key, s.work, s.asked_by = pg_current_xact_id() as fresh
 ), fresh as materialized (
   select store, context, count(*) as n from put where fresh group by 1, 2

@@ -77,7 +77,8 @@ class Row:
     `intent`, `intent_age` (seconds since it was committed), `reference`: the write that was begun and not confirmed.
     `confirmed`: what the marketplace is known to show for this context. `resolved`: outcome of the lot record that
     this row waited for, when there is one. `marked`: `answers` holds problems, a ticket or a doubt that a clean ending
-    has to wipe. `demands`: how many requests a final ending answers.
+    has to wipe. `demands`: how many requests a final ending answers. `looks`: second looks so far, or the read-backs of
+    a write whose outcome is unknown.
     """
 
     context: str
@@ -98,6 +99,11 @@ class Row:
     marked: bool = False
     resolved: LotOutcome | None = None
     demands: int = 0
+
+    @property
+    def looked(self) -> int:
+        """How often VTEX was looked at again; read-backs count for nothing."""
+        return 0 if self.status == "unknown" else self.looks
 
 
 @dataclass(frozen=True, slots=True)

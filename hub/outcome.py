@@ -7,7 +7,7 @@ PostgreSQL's (design 2, law 8).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hub.errors import Problem, Side
@@ -127,6 +127,19 @@ class Ending:
     stories: tuple[Story, ...] = ()
 
 
+def half_taken(ending: Ending) -> Ending:
+    """The ending of a write of which the marketplace took some calls, but maybe not all (law 5).
+
+    Only what it took whole is confirmed, and its intent settled; what is not known of others stays said.
+    """
+    if isinstance(ending.outcome, Done):
+        return ending
+    unknown = {
+        context: value for context, value in ending.confirmed.items() if value is None and context != ending.context
+    }
+    return replace(ending, confirmed=unknown, definite=False, partly=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How patient the hub is with a peer that does not answer. All in seconds.
@@ -182,28 +195,23 @@ def settle(row: Row, outcome: Outcome, plan: Plan, chance: float) -> NextRow:
             status, attempts = ("done", 0) if isinstance(outcome, Done) else ("refused", left)
             if wait is None:
                 return NextRow(status, "i", attempts)
-            looks = min(row.looks + 1, 99)
+            looks = min(row.looked + 1, 99)
             return NextRow(status, "s", attempts, wait=max(0.0, wait), again=True, looks=looks)
         case Waiting(wait=wait, again=again):
-            wait = max(0.0, wait)
-            return NextRow("waiting", "s", left, wait, final=False, keeps_claim=True, again=again, looks=row.looks)
+            wait, again = max(0.0, wait), again and row.status != "waiting"
+            return NextRow("waiting", "s", left, wait, final=False, keeps_claim=True, again=again, looks=row.looked)
         case Parked():
             return NextRow("parked", "s", left, wait=plan.recheck)
         case Postponed(scope="key", wait=wait):
-            return NextRow("delayed", "s", left, wait=max(0.0, wait), final=False, looks=row.looks)
+            return NextRow("delayed", "s", left, wait=max(0.0, wait), final=False, looks=row.looked)
         case Postponed() | Released():
             return NextRow(row.status, "p", spent, final=False, looks=row.looks)
         case Locked():
-            return NextRow("delayed", "p", left, final=False, looks=row.looks)
+            return NextRow("delayed", "p", left, final=False, looks=row.looked)
         case Unknown():
-            return NextRow(
-                "unknown",
-                "s",
-                left,
-                wait=delay(plan.unknown, row.looks, plan.jitter, chance),
-                final=False,
-                looks=min(row.looks + 1, 99),
-            )
+            turn = row.looks if row.status == "unknown" else 0
+            wait = delay(plan.unknown, turn, plan.jitter, chance)
+            return NextRow("unknown", "s", left, wait, final=False, looks=min(turn + 1, 99))
         case Failed() if row.status == "dead" or spent >= len(plan.delays):
             beyond = max(0, spent - len(plan.delays))
             return NextRow("dead", "s", spent + 1, wait=delay(plan.slow, beyond, plan.jitter, chance))
@@ -214,7 +222,7 @@ def settle(row: Row, outcome: Outcome, plan: Plan, chance: float) -> NextRow:
                 spent + 1,
                 wait=delay(plan.delays, spent, plan.jitter, chance),
                 final=False,
-                looks=row.looks,
+                looks=row.looked,
             )
 
 

@@ -25,7 +25,6 @@ from hub.ledger import Ledger, Pair
 from hub.limits import Room
 from hub.model import Claim, Row, Story, Urgency
 from hub.outcome import (
-    Done,
     Ending,
     Failed,
     Locked,
@@ -36,6 +35,7 @@ from hub.outcome import (
     Released,
     Unknown,
     Waiting,
+    half_taken,
     settle,
 )
 from hub.ports import Link
@@ -343,10 +343,7 @@ class _Attempt:
         endings = self._guarded(step.key, step.contexts, lambda: self.context.write(self.link, step), deeds)
         if not isinstance(step, Send) or deeds.writes == 0:
             return endings
-        return [
-            one if isinstance(one.outcome, Done) else replace(one, confirmed={}, definite=False, partly=True)
-            for one in endings
-        ]
+        return [half_taken(one) for one in endings]
 
     def _join_lots(self, records: Sequence[Send]) -> list[Ending]:
         states, lots = self.link.states, self.link.marketplace.manifest.lots

@@ -352,9 +352,12 @@ def _hold_back(
     code = messages.worst(problem.code for problem in problems) or "E1"
     published = facts.listed is not None and facts.listed.state is BindingState.PUBLISHED
     then = _asks(facts, ("stock",)) if withdraw_stock else _outdated(facts)
+    # What was begun is not gone on with: nobody knows what is registered, but what it sells for is settled.
+    doubtful = facts.half_told or (facts.manifest.replaces and facts.row.intent is not None)
+    doubts: Mapping[str, JsonTree] = {"catalog": None, **_UNKNOWN_OFFER} if doubtful else {}
     if not published:  # price and stock of what is not on show would only ask the catalogue back
         then = ()
-    elif facts.adopted is not None or facts.half_told:  # nobody has followed its price and stock meanwhile
+    elif facts.adopted is not None or doubtful:  # nobody has followed its price and stock meanwhile
         then = _asks(facts, _OFFER)
     story: tuple[Story, ...] = (_story(facts, code, told),)
     outcome: Parked | Refused
@@ -367,7 +370,6 @@ def _hold_back(
         if facts.row.input_hash == outcome.input_hash:
             story = ()
     definite = facts.looked and facts.row.intent is not None and not facts.in_doubt
-    doubts: Mapping[str, JsonTree] = _UNKNOWN_OFFER if facts.half_told and definite else {}
     return Ending(
         "catalog", facts.sku, outcome, code, told, doubts, definite=definite, binding=facts.adopted, stories=story
     )
@@ -391,11 +393,11 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
         shows |= {"price": price_json(sale), "stock": stock_json(pieces.pieces)}
     elif facts.half_told:
         shows |= _UNKNOWN_OFFER
+    outdated = _outdated(facts)
     # Whoever waits for the publication is asked again; where the snapshot is in doubt, somebody may be waiting too.
     doubtful = (manifest.replaces and row.confirmed is None) or facts.half_told
     appears = facts.binding is None or facts.moved or record.action is Action.ACTIVATE or doubtful
     then: tuple[Ask, ...] = _asks(facts, facts.following) if appears else ()
-    outdated = _outdated(facts)
     if not appears and not manifest.replaces:
         then = outdated
     if record.action is Action.ACTIVATE and not manifest.replaces:
@@ -405,11 +407,14 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
             then = (*then, *_asks(facts, ("catalog",)))
         record = replace(record, listing=None)
         shows = {"catalog": {**wanted, "listing": known}, **_UNKNOWN_OFFER}
+    send = _send(facts, record, shows, BindingState.PUBLISHED, (*defaults, *_warnings(manifest, pieces)))
+    # A no to the registration is none to price and stock, which may have been announced with it and nowhere else.
+    otherwise = _asks(facts, _OFFER) if facts.half_told else outdated
     send = replace(
-        _send(facts, record, shows, BindingState.PUBLISHED, (*defaults, *_warnings(manifest, pieces))),
+        send,
         then=then,
-        # A no to the registration is none to price and stock, which may have been announced with it and nowhere else.
-        otherwise=outdated if _published(facts) else (),
+        otherwise=otherwise if _published(facts) else (),
+        before={**send.before, **_UNKNOWN_OFFER} if facts.half_told else send.before,
         look_again=next_look(facts.rules, row, changed=True),
         refused_hash=_input_hash(record, mapping),
         half_told=facts.half_told,

@@ -44,7 +44,7 @@ from hub.model import (
     Story,
     digest,
 )
-from hub.outcome import Done, Ending, Parked, Refused
+from hub.outcome import Done, Ending, Parked, Postponed, Refused
 from hub.ports import CartItem, Link, Manifest
 from hub.rules import Rules
 from hub.rules.inventory import Quantity
@@ -52,6 +52,12 @@ from hub.rules.validation import availability, standing
 
 QUIET_STATUSES = frozenset({"waiting", "parked"})
 """A catalog row in one of these is on its way already: asking it again would change nothing."""
+
+AWAITED = 5.0
+"""Seconds after which a row looks whether the lot that the other one waits for has been answered."""
+
+_UNKNOWN: Mapping[str, JsonTree] = {price.NAME: None, stock.NAME: None}
+_ENDED = frozenset({"done", "refused"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,8 @@ class Facts:
     `catalog_refused`: it holds back what the product is now. `offered` is
     what VTEX would sell now, `None` when it is absent. `listing` and `last_price` complete the records of a
     marketplace that replaces whole offers. `beside` is what it is known to show of the context that is not claimed and
-    that will not be read without us.
+    that will not be read without us. `sold_out`: it is known to show no stock, or not known to show any. `awaited`: a
+    record of both, begun by the context that is not claimed, has no answer yet.
     """
 
     store: int
@@ -79,6 +86,8 @@ class Facts:
     listing: Listing | None = None
     last_price: Price | None = None
     beside: Mapping[str, JsonTree] = field(default_factory=dict)
+    sold_out: bool = False
+    awaited: bool = False
 
     @property
     def open_rows(self) -> Mapping[str, Row]:
@@ -88,6 +97,16 @@ class Facts:
             for context, row in self.rows.items()
             if row.resolved is None and waits_on(row, self.manifest) is None
         }
+
+    @property
+    def combined(self) -> bool:
+        """One record says both price and stock."""
+        return self.manifest.replaces or self.manifest.offer == "combined"
+
+    @property
+    def doubtful(self) -> bool:
+        """A record that said both was begun, and nobody knows whether it was taken."""
+        return self.combined and any(row.intent is not None for row in self.open_rows.values())
 
     @property
     def published(self) -> bool:
@@ -105,11 +124,16 @@ def read(link: Link, item: Item) -> Facts:
         return facts
     facts = replace(facts, binding=link.states.binding(item.key))
     if not facts.published:
-        return replace(facts, catalog_idle=_idle(link.states.row_status("catalog", item.key)))
+        heard = any(row.heard for row in facts.open_rows.values())
+        return replace(facts, catalog_idle=_idle(link.states.row_status("catalog", item.key), heard=heard))
+    if _awaited(link, facts):
+        return replace(facts, awaited=True)
     offered = link.vtex.simulate([CartItem(item.key)]).items.get(item.key)
     said = link.states.row_status("catalog", item.key)
     refused = said is not None and said[1] == "refused"
-    facts = replace(facts, offered=offered, beside=_beside(link, facts), catalog_refused=refused)
+    known = link.states.confirmed(stock.NAME, item.key) if stock.NAME not in rows else rows[stock.NAME].confirmed
+    sold_out = not (known or {}).get("quantity")
+    facts = replace(facts, offered=offered, beside=_beside(link, facts), catalog_refused=refused, sold_out=sold_out)
     return _completed(link, facts) if manifest.replaces else facts
 
 
@@ -119,21 +143,32 @@ def _beside(link: Link, facts: Facts) -> Mapping[str, JsonTree]:
     Two that were refused would ask each other for ever: who was refused tells nobody who was, too.
     """
     refused = any(row.status == "refused" for row in facts.rows.values())
-    ends = {"done"} if refused else {"done", "refused"}
+    ends = {"done"} if refused else _ENDED
     others = [context for context in (price.NAME, stock.NAME) if context not in facts.rows]
     rests = [context for context in others if _rests(link.states.row_status(context, facts.sku), ends)]
     return {context: link.states.confirmed(context, facts.sku) for context in rests}
+
+
+def _awaited(link: Link, facts: Facts) -> bool:
+    """Of two lots the later may be carried out first, and each record says both price and stock."""
+    if facts.manifest.lots is None or not facts.combined:
+        return False
+    others = [context for context in (price.NAME, stock.NAME) if context not in facts.rows]
+    found = [link.states.row_status(context, facts.sku) for context in others]
+    ours = any(waits_on(row, facts.manifest) for row in facts.rows.values())
+    return ours or any(row is not None and row[1] == "waiting" for row in found)
 
 
 def _rests(row_status: tuple[str, str] | None, ends: Set[str]) -> bool:
     return row_status is None or (row_status[0] == "i" and row_status[1] in ends)
 
 
-def _idle(row_status: tuple[str, str] | None) -> bool:
+def _idle(row_status: tuple[str, str] | None, *, heard: bool = False) -> bool:
+    """What is `heard` may be newer than what a catalogue that looks again will be told, by a VTEX that is stale."""
     if row_status is None:
         return True
     work, status = row_status
-    return work == "i" and status not in QUIET_STATUSES
+    return (work == "i" and status not in QUIET_STATUSES) or (heard and status in _ENDED)
 
 
 def _completed(link: Link, facts: Facts) -> Facts:
@@ -182,7 +217,12 @@ def decide(facts: Facts) -> Sequence[Ending | Step]:
             endings += [ending for ending in settled(row.resolved) if ending.context == context]
         elif (waiting := waits_on(row, facts.manifest)) is not None:
             endings.append(Ending(context, facts.sku, waiting, "P0"))
-    if facts.open_rows:
+    if facts.awaited and facts.manifest.lots is not None:
+        later = Postponed(
+            max(AWAITED, facts.manifest.lots.poll), "key", "what was sent for it before has no answer yet"
+        )
+        endings += [Ending(context, facts.sku, later) for context in facts.open_rows]
+    elif facts.open_rows:
         endings += _unpublished(facts) if _cannot_be_sent(facts) else _agree(facts)
     return endings
 
@@ -227,15 +267,15 @@ def _agree(facts: Facts) -> list[Ending | Step]:
     changed: list[str] = []
     for context, row in facts.open_rows.items():
         if context not in wanted:
-            endings.append(_priceless(facts, row, absent))
-        elif row.intent is not None or row.confirmed != wanted[context]:
+            doubts = _UNKNOWN if facts.doubtful else {}
+            endings.append(replace(_priceless(facts, row, absent), confirmed=doubts))
+        elif row.intent is not None or row.confirmed != wanted[context] or facts.doubtful:
             changed.append(context)
         else:
             endings.append(_unchanged(facts, context, row, pieces))
-    combined = facts.manifest.replaces or facts.manifest.offer == "combined"
-    for contexts in [tuple(changed)] if combined and changed else [(context,) for context in changed]:
-        endings += _sent(facts, contexts, wanted, asked, pieces, combined=combined)
-    return endings if combined and changed else _telling(facts, endings, wanted)
+    for contexts in [tuple(changed)] if facts.combined and changed else [(context,) for context in changed]:
+        endings += _sent(facts, contexts, wanted, asked, pieces)
+    return endings if facts.combined and changed else _telling(facts, endings, wanted)
 
 
 def _telling(facts: Facts, endings: list[Ending | Step], wanted: Mapping[str, JsonTree]) -> list[Ending | Step]:
@@ -269,7 +309,8 @@ def _asks(facts: Facts, contexts: Sequence[str]) -> tuple[Ask, ...]:
 def _unchanged(facts: Facts, context: str, row: Row, pieces: Quantity) -> Ending:
     """Nothing to send."""
     warnings = pieces.warnings if context == stock.NAME else ()
-    done = Done(_restock(facts, (context,)), next_look(facts.rules, row))
+    then = (*_restock(facts, (context,)), *_relisted(facts, (context,), None))
+    done = Done(then, next_look(facts.rules, row))
     return Ending(context, facts.sku, done, messages.worst(_codes(warnings)), warnings)
 
 
@@ -280,12 +321,10 @@ def _restock(facts: Facts, contexts: Sequence[str]) -> tuple[Ask, ...]:
     return _asks(facts, (stock.NAME,)) if back else ()
 
 
-def _relisted(facts: Facts, rows: Sequence[Row], pieces: Quantity) -> tuple[Ask, ...]:
+def _relisted(facts: Facts, contexts: Sequence[str], pieces: int | None) -> tuple[Ask, ...]:
     """On sale again: what the catalogue held back while VTEX did not offer it may go out now, and nobody says so."""
-    by_context = {row.context: row for row in rows}
-    priced = price.NAME in by_context and by_context[price.NAME].input_hash is not None
-    sold_out = stock.NAME in by_context and not (by_context[stock.NAME].confirmed or {}).get("quantity")
-    back = priced or (sold_out and pieces.pieces > 0)
+    priced = price.NAME in contexts and facts.rows[price.NAME].input_hash is not None
+    back = priced or (facts.sold_out and bool(pieces))
     return _asks(facts, ("catalog",)) if facts.catalog_refused and back else ()
 
 
@@ -307,8 +346,6 @@ def _sent(
     wanted: Mapping[str, JsonTree],
     asked: Price | None,
     pieces: Quantity,
-    *,
-    combined: bool,
 ) -> Sequence[Ending | Step]:
     record = Record(
         facts.sku,
@@ -316,8 +353,8 @@ def _sent(
         facts.references[contexts[0]],
         facts.binding.remote_id if facts.binding else None,
         facts.listing if facts.manifest.replaces else None,
-        asked if combined or contexts == (price.NAME,) else None,
-        pieces.pieces if combined or contexts == (stock.NAME,) else None,
+        asked if facts.combined or contexts == (price.NAME,) else None,
+        pieces.pieces if facts.combined or contexts == (stock.NAME,) else None,
     )
     if facts.manifest.replaces and record.price is None:
         record = replace(record, price=facts.last_price)
@@ -332,6 +369,9 @@ def _sent(
     notes = pieces.warnings if stock.NAME in contexts else ()
     asks = [price.words(record.price)] if record.price else []
     holds = [stock.words(pieces)] if record.stock is not None else []
+    confirms = {context: wanted[context] for context in contexts}
+    if facts.combined:
+        confirms = {**(_UNKNOWN if facts.doubtful else {}), **wanted}
     send = Send(
         key=facts.sku,
         contexts=contexts,
@@ -343,10 +383,10 @@ def _sent(
             problems=(),
             translated=record_json(record),
         ),
-        confirms=dict(wanted) if combined else {context: wanted[context] for context in contexts},
+        confirms=confirms,
         before={row.context: row.confirmed for row in rows if row.confirmed is not None},
         notes=notes,
-        then=(*_restock(facts, contexts), *_relisted(facts, rows, pieces)),
+        then=(*_restock(facts, contexts), *_relisted(facts, contexts, record.stock)),
         look_again=max(filter(None, (next_look(facts.rules, row, changed=True) for row in rows)), default=None),
         refused_hash=refused_hash,
         tried=max(row.attempts for row in rows),

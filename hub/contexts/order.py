@@ -447,8 +447,8 @@ def _ask_for(facts: Facts, polled: Polled) -> Ending:
 
 def _unseen(facts: Facts) -> Ending:
     """Somebody told of an order that the marketplace does not show: looked at some more times, then forgotten."""
-    if facts.row.looks < UNKNOWN_LOOKS:
-        return Ending(ORDER, facts.key, Done(look_again=UNSEEN_LOOK * 2**facts.row.looks))
+    if facts.row.looked < UNKNOWN_LOOKS:
+        return Ending(ORDER, facts.key, Done(look_again=UNSEEN_LOOK * 2**facts.row.looked))
     problem = Problem("O.I", "order", facts.key, f"{facts.title} does not show it: check its id there")
     return _end(facts, "seen", Refused((problem,)), "O.I", (problem,))
 

@@ -406,8 +406,8 @@ def next_look(rules: Rules, row: Row, *, changed: bool = False) -> float | None:
     if not looks or not (row.heard or row.looks > 0 or (changed and row.confirmed is not None)):
         return None
     if changed:
-        return looks[0] if row.looks < MOST_LOOKS else None
-    return looks[row.looks] if row.looks < len(looks) else None
+        return looks[0] if row.looked < MOST_LOOKS else None
+    return looks[row.looked] if row.looked < len(looks) else None
 
 
 def fresh_reference() -> str:

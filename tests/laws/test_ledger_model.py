@@ -166,7 +166,7 @@ class Laws(RuleBasedStateMachine):
             fresh
             or (row.work == "s" and row.status in ("done", "refused"))
             or (waits and urgency < row.urgency)
-            or (heard and not row.heard)
+            or (heard and (not row.heard or (row.looks > 0 and row.status != "unknown")))
         )
         row.urgency = min(row.urgency, urgency) if waits else urgency
         if touched and heard and row.status != "unknown":
@@ -361,7 +361,8 @@ class Laws(RuleBasedStateMachine):
         row, word = self.rows[place], ending.outcome
         self.learnt(row, place, taken, ending)
         dirty = row.claimed is not None and row.asked > row.claimed
-        row.looks = taken.claim.items[ending.key][ending.context].looks
+        known = taken.claim.items[ending.key][ending.context]
+        row.looks, readbacks = (0, known.looks) if known.status == "unknown" else (known.looks, 0)
         row.ended = self.clock
         row.tried = not isinstance(word, Released) and not (isinstance(word, Postponed) and word.scope == "store")
         waited = row.status == "waiting"
@@ -379,7 +380,7 @@ class Laws(RuleBasedStateMachine):
                 row.looks = 0 if again is None else row.looks + 1
             case Waiting(wait=wait, again=reread):
                 row.status = "waiting"
-                row.asked += reread and not dirty
+                row.asked += reread and not waited and not dirty
             case Parked():
                 row.status, wait, row.looks = "parked", PATIENT.recheck, 0
             case Refused(look_again=again):
@@ -397,10 +398,10 @@ class Laws(RuleBasedStateMachine):
                 wait = PATIENT.delays[row.attempts]
                 row.status, row.attempts = "waiting" if awaited else "delayed", row.attempts + 1
             case Unknown():
-                wait = PATIENT.unknown[min(row.looks, 1)]
-                row.status, row.looks = "unknown", row.looks + 1
-            case _:
-                pass
+                wait = PATIENT.unknown[min(readbacks, 1)]
+                row.status, row.looks = "unknown", readbacks + 1
+            case _:  # given back untouched
+                row.looks = known.looks
         if awaited and not final:
             row.looks = 0
         keeps = isinstance(word, Waiting) or (awaited and not final)

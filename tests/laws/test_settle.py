@@ -80,7 +80,10 @@ def test_each_status_and_word_has_one_next_row(status: str, word: str) -> None:
     assert after.wait == (None if wait is None else pytest.approx(wait))
     assert after.attempts == (0 if added is None else 1 + added)
     assert after.final is final
-    assert after.again is (word in ("look again", "refused, look again", "waiting, read afterwards"))
+    awaits_already = (status, word) == ("waiting", "waiting, read afterwards")
+    assert after.again is (
+        word in ("look again", "refused, look again", "waiting, read afterwards") and not awaits_already
+    )
 
 
 @pytest.mark.parametrize("word", sorted(WORDS))
@@ -137,6 +140,19 @@ def test_read_backs_of_a_lost_answer_have_their_own_plan_and_spend_no_attempt() 
         row = Row("order", "M-1", 1, status=after.status, attempts=after.attempts, looks=after.looks)
     assert waits == [5.0, 15.0, 15.0, 15.0]
     assert row.attempts == 2
+
+
+@pytest.mark.parametrize("word", ["look again", "refused, look again", "key's wait", "locked", "failed"])
+def test_read_backs_are_not_taken_for_second_looks(word: str) -> None:
+    row = Row("catalog", "7", 1, status="unknown", looks=4)
+    looked = 1 if "look again" in word else 0
+    assert settle(row, WORDS[word], PLAN, MIDDLE).looks == looked
+    assert row.looked == 0
+
+
+def test_read_backs_begin_with_the_first_pause_whatever_was_looked_at_before() -> None:
+    after = settle(Row("catalog", "7", 1, status="done", looks=2), Unknown("answer lost"), PLAN, MIDDLE)
+    assert (after.wait, after.looks) == (5.0, 1)
 
 
 chances = st.floats(0.0, 1.0, exclude_max=True)
