@@ -306,8 +306,8 @@ def test_five_calls_that_ran_into_their_deadline_open_it_and_what_follows_change
     probe: list[tuple[str, Verdict]] = []
     until(lambda: (probe.append(begin(out.transport)), probe[-1][1].word == GO)[1])
     overrun(out.transport, probe[-1], "the probe")
-    assert begin(out.transport)[1].word == OPEN, "a probe's deadline is that of any probe that fails"
-    assert [round(change.reopens_in, 3) for change in out.changes] == [0.05, 0.1]
+    opens = [round(change.reopens_in, 3) for change in out.changes]
+    assert opens == [0.05, 0.1], "a probe's deadline is that of any probe that fails"
     until(lambda: (probe.append(begin(out.transport)), probe[-1][1].word == GO)[1])
     end(out.transport, probe[-1])
     assert begin(out.transport)[1].word == GO
