@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from hub import messages
-from hub.contexts.offer import simulated_json
+from hub.contexts.offer import UNKNOWN_OFFER, simulated_json
 from hub.contexts.step import (
     OPERATIONS,
     TO_MARKETPLACE,
@@ -64,7 +64,6 @@ _STANDS = {Action.ACTIVATE: BindingState.PUBLISHED, Action.DEACTIVATE: BindingSt
 """How a listing stands after a write that only changes that."""
 
 _OFFER = ("price", "stock")
-_UNKNOWN_OFFER: Mapping[str, JsonTree] = dict.fromkeys(_OFFER)
 
 SHOWN_DESCRIPTION = 500
 """Characters of a description that a log record keeps."""
@@ -201,8 +200,11 @@ def _looked(facts: Facts, shown: Shown | None) -> Facts:
     if binding is None or facts.begun not in _STANDS:
         dropped = None if shown else binding
         return replace(facts, looked=True, shown=shown, binding=binding if shown else None, dropped=dropped)
-    if shown is None:  # it may not be visible now; a pair that is dropped too early makes a second listing
-        return facts
+    if shown is None:
+        # It may only not be visible now, and a pair that is dropped too early makes a second listing. Nobody can buy
+        # it, though: it is activated once more.
+        hidden = binding.state is BindingState.PUBLISHED
+        return replace(facts, binding=replace(binding, state=BindingState.DEACTIVATED), moved=hidden)
     state = BindingState.PUBLISHED if shown.active else BindingState.DEACTIVATED
     moved = state is not binding.state
     return replace(facts, looked=True, shown=shown, binding=replace(binding, state=state), moved=moved)
@@ -352,12 +354,12 @@ def _hold_back(
     code = messages.worst(problem.code for problem in problems) or "E1"
     published = facts.listed is not None and facts.listed.state is BindingState.PUBLISHED
     then = _asks(facts, ("stock",)) if withdraw_stock else _outdated(facts)
-    # What was begun is not gone on with: nobody knows what is registered, but what it sells for is settled.
-    doubtful = facts.half_told or (facts.manifest.replaces and facts.row.intent is not None)
-    doubts: Mapping[str, JsonTree] = {"catalog": None, **_UNKNOWN_OFFER} if doubtful else {}
+    # What was begun is not gone on with. Price and stock, asked to begin anew, may ask back: so it is forgotten, too.
+    loose = facts.half_told or (facts.manifest.replaces and facts.row.intent is not None)
+    doubts: Mapping[str, JsonTree] = {"catalog": None, **UNKNOWN_OFFER} if loose else {}
     if not published:  # price and stock of what is not on show would only ask the catalogue back
         then = ()
-    elif facts.adopted is not None or doubtful:  # nobody has followed its price and stock meanwhile
+    elif facts.adopted is not None or loose:  # nobody has followed its price and stock meanwhile
         then = _asks(facts, _OFFER)
     story: tuple[Story, ...] = (_story(facts, code, told),)
     outcome: Parked | Refused
@@ -392,7 +394,7 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
         record = replace(record, price=sale, stock=pieces.pieces)
         shows |= {"price": price_json(sale), "stock": stock_json(pieces.pieces)}
     elif facts.half_told:
-        shows |= _UNKNOWN_OFFER
+        shows |= UNKNOWN_OFFER
     outdated = _outdated(facts)
     # Whoever waits for the publication is asked again; where the snapshot is in doubt, somebody may be waiting too.
     doubtful = (manifest.replaces and row.confirmed is None) or facts.half_told
@@ -406,7 +408,7 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
         if known != wanted["listing"]:
             then = (*then, *_asks(facts, ("catalog",)))
         record = replace(record, listing=None)
-        shows = {"catalog": {**wanted, "listing": known}, **_UNKNOWN_OFFER}
+        shows = {"catalog": {**wanted, "listing": known}, **UNKNOWN_OFFER}
     send = _send(facts, record, shows, BindingState.PUBLISHED, (*defaults, *_warnings(manifest, pieces)))
     # A no to the registration is none to price and stock, which may have been announced with it and nowhere else.
     otherwise = _asks(facts, _OFFER) if facts.half_told else outdated
@@ -414,7 +416,7 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
         send,
         then=then,
         otherwise=otherwise if _published(facts) else (),
-        before={**send.before, **_UNKNOWN_OFFER} if facts.half_told else send.before,
+        before={**send.before, **UNKNOWN_OFFER} if facts.half_told else send.before,
         look_again=next_look(facts.rules, row, changed=True),
         refused_hash=_input_hash(record, mapping),
         half_told=facts.half_told,

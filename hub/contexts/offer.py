@@ -44,7 +44,7 @@ from hub.model import (
     Story,
     digest,
 )
-from hub.outcome import Done, Ending, Parked, Postponed, Refused
+from hub.outcome import Done, Ending, Parked, Refused
 from hub.ports import CartItem, Link, Manifest
 from hub.rules import Rules
 from hub.rules.inventory import Quantity
@@ -53,10 +53,7 @@ from hub.rules.validation import availability, standing
 QUIET_STATUSES = frozenset({"waiting", "parked"})
 """A catalog row in one of these is on its way already: asking it again would change nothing."""
 
-AWAITED = 5.0
-"""Seconds after which a row looks whether the lot that the other one waits for has been answered."""
-
-_UNKNOWN: Mapping[str, JsonTree] = {price.NAME: None, stock.NAME: None}
+UNKNOWN_OFFER: Mapping[str, JsonTree] = {price.NAME: None, stock.NAME: None}
 _ENDED = frozenset({"done", "refused"})
 
 
@@ -68,8 +65,7 @@ class Facts:
     `catalog_refused`: it holds back what the product is now. `offered` is
     what VTEX would sell now, `None` when it is absent. `listing` and `last_price` complete the records of a
     marketplace that replaces whole offers. `beside` is what it is known to show of the context that is not claimed and
-    that will not be read without us. `sold_out`: it is known to show no stock, or not known to show any. `awaited`: a
-    record of both, begun by the context that is not claimed, has no answer yet.
+    that will not be read without us. `may_be_sold_out`: it shows no stock, or nothing is known of its stock.
     """
 
     store: int
@@ -86,8 +82,7 @@ class Facts:
     listing: Listing | None = None
     last_price: Price | None = None
     beside: Mapping[str, JsonTree] = field(default_factory=dict)
-    sold_out: bool = False
-    awaited: bool = False
+    may_be_sold_out: bool = False
 
     @property
     def open_rows(self) -> Mapping[str, Row]:
@@ -126,14 +121,14 @@ def read(link: Link, item: Item) -> Facts:
     if not facts.published:
         heard = any(row.heard for row in facts.open_rows.values())
         return replace(facts, catalog_idle=_idle(link.states.row_status("catalog", item.key), heard=heard))
-    if _awaited(link, facts):
-        return replace(facts, awaited=True)
     offered = link.vtex.simulate([CartItem(item.key)]).items.get(item.key)
     said = link.states.row_status("catalog", item.key)
     refused = said is not None and said[1] == "refused"
     known = link.states.confirmed(stock.NAME, item.key) if stock.NAME not in rows else rows[stock.NAME].confirmed
-    sold_out = not (known or {}).get("quantity")
-    facts = replace(facts, offered=offered, beside=_beside(link, facts), catalog_refused=refused, sold_out=sold_out)
+    may_be_sold_out = not (known or {}).get("quantity")
+    facts = replace(
+        facts, offered=offered, beside=_beside(link, facts), catalog_refused=refused, may_be_sold_out=may_be_sold_out
+    )
     return _completed(link, facts) if manifest.replaces else facts
 
 
@@ -147,16 +142,6 @@ def _beside(link: Link, facts: Facts) -> Mapping[str, JsonTree]:
     others = [context for context in (price.NAME, stock.NAME) if context not in facts.rows]
     rests = [context for context in others if _rests(link.states.row_status(context, facts.sku), ends)]
     return {context: link.states.confirmed(context, facts.sku) for context in rests}
-
-
-def _awaited(link: Link, facts: Facts) -> bool:
-    """Of two lots the later may be carried out first, and each record says both price and stock."""
-    if facts.manifest.lots is None or not facts.combined:
-        return False
-    others = [context for context in (price.NAME, stock.NAME) if context not in facts.rows]
-    found = [link.states.row_status(context, facts.sku) for context in others]
-    ours = any(waits_on(row, facts.manifest) for row in facts.rows.values())
-    return ours or any(row is not None and row[1] == "waiting" for row in found)
 
 
 def _rests(row_status: tuple[str, str] | None, ends: Set[str]) -> bool:
@@ -217,12 +202,7 @@ def decide(facts: Facts) -> Sequence[Ending | Step]:
             endings += [ending for ending in settled(row.resolved) if ending.context == context]
         elif (waiting := waits_on(row, facts.manifest)) is not None:
             endings.append(Ending(context, facts.sku, waiting, "P0"))
-    if facts.awaited and facts.manifest.lots is not None:
-        later = Postponed(
-            max(AWAITED, facts.manifest.lots.poll), "key", "what was sent for it before has no answer yet"
-        )
-        endings += [Ending(context, facts.sku, later) for context in facts.open_rows]
-    elif facts.open_rows:
+    if facts.open_rows:
         endings += _unpublished(facts) if _cannot_be_sent(facts) else _agree(facts)
     return endings
 
@@ -267,8 +247,7 @@ def _agree(facts: Facts) -> list[Ending | Step]:
     changed: list[str] = []
     for context, row in facts.open_rows.items():
         if context not in wanted:
-            doubts = _UNKNOWN if facts.doubtful else {}
-            endings.append(replace(_priceless(facts, row, absent), confirmed=doubts))
+            endings.append(_priceless(facts, row, absent))
         elif row.intent is not None or row.confirmed != wanted[context] or facts.doubtful:
             changed.append(context)
         else:
@@ -324,7 +303,7 @@ def _restock(facts: Facts, contexts: Sequence[str]) -> tuple[Ask, ...]:
 def _relisted(facts: Facts, contexts: Sequence[str], pieces: int | None) -> tuple[Ask, ...]:
     """On sale again: what the catalogue held back while VTEX did not offer it may go out now, and nobody says so."""
     priced = price.NAME in contexts and facts.rows[price.NAME].input_hash is not None
-    back = priced or (facts.sold_out and bool(pieces))
+    back = priced or (facts.may_be_sold_out and bool(pieces))
     return _asks(facts, ("catalog",)) if facts.catalog_refused and back else ()
 
 
@@ -337,7 +316,11 @@ def _priceless(facts: Facts, row: Row, absent: tuple[Problem, ...]) -> Ending:
     code = messages.worst(_codes(absent))
     told = together or row.input_hash == refused.input_hash
     stories = () if told else (_story(facts, price.NAME, code or "A1", absent, "no price"),)
-    return Ending(price.NAME, facts.sku, refused, code, absent, stories=stories)
+    # A record of both is in doubt as a whole; a stock that is claimed with it is sent anew and says so itself.
+    doubts: Mapping[str, JsonTree] = {}
+    if facts.doubtful:
+        doubts = {price.NAME: None} if together else UNKNOWN_OFFER
+    return Ending(price.NAME, facts.sku, refused, code, absent, doubts, stories=stories)
 
 
 def _sent(
@@ -360,7 +343,8 @@ def _sent(
         record = replace(record, price=facts.last_price)
     rows = [facts.open_rows[context] for context in contexts]
     refused_hash = digest({**record_json(record), "reference": ""})  # of this listing; the next one may be given it
-    if all(refused_before(row, refused_hash) for row in rows):
+    moved = [row for row in rows if row.intent is not None or row.confirmed != wanted[row.context]]
+    if moved and all(refused_before(row, refused_hash) for row in moved):
         # Without problems, what was said about it stays as it was.
         return [
             Ending(row.context, facts.sku, Refused((), refused_hash, look_again=next_look(facts.rules, row)), "E3")
@@ -369,9 +353,10 @@ def _sent(
     notes = pieces.warnings if stock.NAME in contexts else ()
     asks = [price.words(record.price)] if record.price else []
     holds = [stock.words(pieces)] if record.stock is not None else []
-    confirms = {context: wanted[context] for context in contexts}
-    if facts.combined:
-        confirms = {**(_UNKNOWN if facts.doubtful else {}), **wanted}
+    confirms = dict(wanted) if facts.combined else {context: wanted[context] for context in contexts}
+    before = {row.context: row.confirmed for row in rows if row.confirmed is not None}
+    if facts.doubtful:
+        confirms, before = {**UNKNOWN_OFFER, **confirms}, dict(UNKNOWN_OFFER)
     send = Send(
         key=facts.sku,
         contexts=contexts,
@@ -384,7 +369,7 @@ def _sent(
             translated=record_json(record),
         ),
         confirms=confirms,
-        before={row.context: row.confirmed for row in rows if row.confirmed is not None},
+        before=before,
         notes=notes,
         then=(*_restock(facts, contexts), *_relisted(facts, contexts, record.stock)),
         look_again=max(filter(None, (next_look(facts.rules, row, changed=True) for row in rows)), default=None),
