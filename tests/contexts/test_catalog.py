@@ -507,6 +507,40 @@ def test_what_was_blocked_and_unblocked_without_an_answer_has_price_and_stock_se
     assert world.marketplace.listings["13"].stock == 37
 
 
+def test_after_a_no_to_what_was_blocked_and_unblocked_price_and_stock_are_sent_all_the_same():
+    world = a_published_world()
+    barred_world(world, "inactive")
+    row = begun(world, intent_age=60.0)
+    world.vtex.products["13"] = a_product(name="New")
+    world.marketplace.listings["13"] = replace(world.marketplace.listings["13"], stock=0)
+    world.marketplace.answers = [Refusal([Problem("E3", "name", "New", "too new")])]
+    ending = only(world.attempt(row))
+    assert isinstance(ending.outcome, Refused)
+    assert {ask.context for ask in ending.outcome.then} == {"price", "stock"}
+    world.attempt(world.row("price"), world.row("stock"))
+    assert world.marketplace.listings["13"].stock == 37
+
+
+@pytest.mark.parametrize("holds_back", [False, True])
+def test_a_listing_that_a_block_without_an_answer_has_hidden_is_activated(holds_back):
+    world = a_published_world()
+    barred_world(world, "inactive")
+    row = begun(world, intent_age=1.0)
+    world.marketplace.write(only(world.decide(world.row("catalog"))).record)
+    world.vtex.products["13"], mappings = a_product(), dict(world.states.mappings)
+    hidden = world.marketplace.listings.pop("13")
+    if holds_back:
+        world.states.mappings.clear()
+        world.attempt(row)
+        world.states.mappings |= mappings
+        world.marketplace.listings["13"] = hidden
+        row = world.row("catalog", status="parked", confirmed=None)
+    else:
+        row = replace(row, intent_age=100.0)
+    world.marketplace.written.clear()
+    assert only(world.decide(row)).record.action is Action.ACTIVATE
+
+
 def deactivated(**manifest):
     """A SKU that was withdrawn, is sold again, and whose activation was begun: the row, its answer is lost."""
     world = a_published_world(**manifest)

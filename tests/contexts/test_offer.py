@@ -217,6 +217,61 @@ def test_a_write_in_doubt_is_sent_again_even_when_vtex_went_back(manifest):
     assert only(world.marketplace.written).stock == 37
 
 
+def in_doubt(world, **offer):
+    """The price's row after a record of both was taken and its answer lost; VTEX says what it says now."""
+    world.vtex.offers["13"] = an_offer(**offer)
+    send = only(step for step in world.decide(world.row("price")) if isinstance(step, Send))
+    world.marketplace.write(send.record)
+    world.marketplace.written.clear()
+    return world.row("price", status="unknown", intent=send.as_json(), reference=send.reference, confirmed=None)
+
+
+def test_a_record_of_both_that_is_in_doubt_puts_the_other_in_doubt_too():
+    world = a_published_world(**COMBINED)
+    world.states.known["stock", "13"] = {"quantity": 0}
+    price = in_doubt(world, price=7000, stock=3)
+    del world.vtex.offers["13"]
+    world.attempt(price, world.row("stock"))
+    assert world.marketplace.listings["13"].stock == 0, "the snapshot said so before, the marketplace did not"
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_price_that_is_gone_leaves_nothing_known_of_a_record_in_doubt(together):
+    world = a_published_world(**COMBINED)
+    price = in_doubt(world, price=7000, stock=3)
+    del world.vtex.offers["13"]
+    decided = world.decide(price, world.row("stock")) if together else world.decide(price)
+    ended = only(one for one in decided if not isinstance(one, Send))
+    assert ended.confirmed == ({"price": None} if together else {"price": None, "stock": None})
+    assert [ask.context for ask in ended.outcome.then] == ([] if together else ["stock"])
+
+
+def test_after_a_no_to_a_record_in_doubt_nothing_is_known_of_either():
+    world = a_published_world(**COMBINED)
+    price = in_doubt(world, price=7000, stock=99)
+    world.vtex.offers["13"] = an_offer(price=1)
+    world.marketplace.answers = [Refusal([Problem("E3", "price", "1", "too low")])]
+    world.attempt(price, world.row("stock"))
+    assert world.marketplace.listings["13"].stock == 99
+    assert (world.states.known["price", "13"], world.states.known["stock", "13"]) == (None, None)
+
+
+def test_a_record_that_was_half_refused_is_not_sent_again_because_the_other_is_claimed_too():
+    world = a_published_world(**COMBINED)
+    world.vtex.offers["13"] = an_offer(price=7000)
+    send = only(step for step in world.decide(world.row("price")) if isinstance(step, Send))
+    row = world.row("price", status="refused", input_hash=send.refused_hash, intent=send.as_json(), confirmed=None)
+    assert not any(isinstance(one, Send) for one in world.decide(row, world.row("stock")))
+
+
+def test_one_record_that_puts_both_on_sale_again_asks_a_catalogue_that_held_back():
+    world = a_published_world(**COMBINED)
+    world.states.known["stock", "13"] = {"quantity": 0}
+    world.states.rows["catalog", "13"] = ("i", "refused")
+    world.vtex.offers["13"] = an_offer(price=7000)
+    assert "catalog" in {ask.context for ask in only(world.attempt(world.row("price"))).outcome.then}
+
+
 def test_a_refused_price_tells_why_and_is_not_sent_again_until_it_changes():
     world = a_published_world()
     world.vtex.offers["13"] = an_offer(price=100)
