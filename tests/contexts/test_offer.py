@@ -272,6 +272,22 @@ def test_one_record_that_puts_both_on_sale_again_asks_a_catalogue_that_held_back
     assert "catalog" in {ask.context for ask in only(world.attempt(world.row("price"))).outcome.then}
 
 
+@pytest.mark.parametrize("heard", [False, True])
+def test_what_is_announced_of_an_unlisted_sku_is_newer_than_what_a_coming_look_may_read(heard):
+    world = a_world()
+    world.states.rows["catalog", "13"] = ("s", "refused")
+    asks = only(world.attempt(world.row("price", heard=heard))).outcome.then
+    assert [(ask.context, ask.heard) for ask in asks] == ([("catalog", True)] if heard else [])
+
+
+def test_the_old_price_that_is_back_asks_a_catalogue_that_held_back():
+    world = a_published_world()
+    world.states.rows["catalog", "13"] = ("i", "refused")
+    ending = only(world.attempt(world.row("price", status="refused", input_hash="no price")))
+    assert world.marketplace.written == []
+    assert "catalog" in {ask.context for ask in ending.outcome.then}
+
+
 def test_a_refused_price_tells_why_and_is_not_sent_again_until_it_changes():
     world = a_published_world()
     world.vtex.offers["13"] = an_offer(price=100)

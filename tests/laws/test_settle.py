@@ -12,6 +12,7 @@ from hub.errors import Problem
 from hub.model import Row
 from hub.outcome import (
     Done,
+    Ending,
     Failed,
     Locked,
     NextRow,
@@ -24,6 +25,7 @@ from hub.outcome import (
     Unknown,
     Waiting,
     delay,
+    half_taken,
     settle,
 )
 from hub.settings import Settings
@@ -142,12 +144,21 @@ def test_read_backs_of_a_lost_answer_have_their_own_plan_and_spend_no_attempt() 
     assert row.attempts == 2
 
 
-@pytest.mark.parametrize("word", ["look again", "refused, look again", "key's wait", "locked", "failed"])
-def test_read_backs_are_not_taken_for_second_looks(word: str) -> None:
+@pytest.mark.parametrize(
+    ("word", "looks"),
+    [("look again", 1), ("refused, look again", 1), ("key's wait", 0), ("locked", 0), ("failed", 0)],
+)
+def test_read_backs_are_not_taken_for_second_looks(word: str, looks: int) -> None:
     row = Row("catalog", "7", 1, status="unknown", looks=4)
-    looked = 1 if "look again" in word else 0
-    assert settle(row, WORDS[word], PLAN, MIDDLE).looks == looked
-    assert row.looked == 0
+    assert settle(row, WORDS[word], PLAN, MIDDLE).looks == looks
+
+
+def test_of_a_write_that_was_half_taken_only_what_is_unknown_of_others_is_written_down() -> None:
+    shows = {"catalog": {"state": "published"}, "price": None, "stock": {"quantity": 3}}
+    half = half_taken(Ending("catalog", "7", Refused((), "h"), confirmed=shows, definite=True))
+    assert (half.confirmed, half.definite, half.partly) == ({"price": None}, False, True)
+    whole = Ending("catalog", "7", Done(), confirmed=shows, definite=True)
+    assert half_taken(whole) == whole
 
 
 def test_read_backs_begin_with_the_first_pause_whatever_was_looked_at_before() -> None:
