@@ -99,6 +99,7 @@ class Tally:
 #   held, waiting for a ticket        -> stays; the new demand is answered after the current one
 #   backing off (delayed, unknown)    -> stays: requests are counted and never shorten the delay
 #   dead                              -> due once, ten minutes after its last try at the earliest
+# What is announced is looked at anew, whatever the row is doing; read-backs of a lost answer go on as they were.
 #
 # `other`: whoever asks for keys of one (store, context) is mostly one source; only what others asked for is looked up.
 # `offset 0`: once for each row, not once for each column that needs it. psycopg reads a text of more than 4,096

@@ -130,7 +130,7 @@ class Ending:
 def half_taken(ending: Ending) -> Ending:
     """The ending of a write of which the marketplace took some calls, but maybe not all (law 5).
 
-    Only what it took whole is confirmed, and its intent settled; what is not known of others stays said.
+    Nothing is confirmed and the intent stays, unless it was taken whole; that others are unknown is still written down.
     """
     if isinstance(ending.outcome, Done):
         return ending
@@ -145,7 +145,8 @@ class Plan:
     """How patient the hub is with a peer that does not answer. All in seconds.
 
     `delays` has one entry per attempt that may follow a failure; when they are used up the key is dead and `slow`
-    takes over, its last entry for ever. `unknown` paces the read-backs of writes whose answer was lost.
+    takes over, its last entry for ever. `unknown` paces the read-backs of writes whose answer was lost; after any other
+    ending it begins anew.
     """
 
     delays: tuple[float, ...]
@@ -198,7 +199,8 @@ def settle(row: Row, outcome: Outcome, plan: Plan, chance: float) -> NextRow:
             looks = min(row.looked + 1, 99)
             return NextRow(status, "s", attempts, wait=max(0.0, wait), again=True, looks=looks)
         case Waiting(wait=wait, again=again):
-            wait, again = max(0.0, wait), again and row.status != "waiting"
+            wait = max(0.0, wait)
+            again = again and row.status != "waiting"  # asked for when it began to wait
             return NextRow("waiting", "s", left, wait, final=False, keeps_claim=True, again=again, looks=row.looked)
         case Parked():
             return NextRow("parked", "s", left, wait=plan.recheck)

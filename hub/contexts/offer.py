@@ -149,7 +149,9 @@ def _rests(row_status: tuple[str, str] | None, ends: Set[str]) -> bool:
 
 
 def _idle(row_status: tuple[str, str] | None, *, heard: bool = False) -> bool:
-    """What is `heard` may be newer than what a catalogue that looks again will be told, by a VTEX that is stale."""
+    """Would asking the catalogue start something? One that has ended and looks again may be told by a stale VTEX what
+    is older than what was `heard` now: it is asked, and looks again for this, too.
+    """
     if row_status is None:
         return True
     work, status = row_status

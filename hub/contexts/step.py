@@ -399,8 +399,8 @@ def next_look(rules: Rules, row: Row, *, changed: bool = False) -> float | None:
 
     Its answer may be stale, also one that shows a change: of two in a row it may be the first, and whoever takes that
     for the news misses the last; what nobody announced may even be older than what is shown. So both are looked at
-    again, and whatever differs from what was shown is too (`changed`) – up to `MOST_LOOKS`, for a VTEX that answers now
-    this, now that would be written for ever.
+    again, and whatever differs from what was shown is too (`changed`) – up to `MOST_LOOKS` after an announcement, for a
+    VTEX that answers now this, now that would be written for ever. So is a write whose answer was lost.
     """
     looks = rules.look_again
     if not looks or not (row.heard or row.looks > 0 or (changed and row.confirmed is not None)):
