@@ -130,10 +130,10 @@ def test_one_probe_for_four_processes_at_exact_times(
     in_time(times[-1] > begun[-1], "nobody tried it again before the end")
     closing_probe = next(at for at in times if at > begun[-1])
     assert [at for at in times if begun[0] < at < closing_probe] == asked, "nobody called while it was open"
-    pauses = [at - ended for at, ended in zip([*asked, closing_probe], begun, strict=True)]
-    for pause, due in zip(pauses, [0.8, 1.6, 1.6, 1.6], strict=True):
-        assert pause >= due - 0.05, pauses
-        in_time(pause < due + 0.25, pauses)
+    opened = [sorted(failures)[4], *begun[1:]]  # by the fifth at the earliest; what was under way may be seen later
+    for at, earliest, latest, due in zip([*asked, closing_probe], opened, begun, [0.8, 1.6, 1.6, 1.6], strict=True):
+        assert at - earliest >= due - 0.05
+        in_time(at - latest < due + 0.25, f"{at - latest} s instead of {due} s")
     in_time(came["done"] > 100, "it closed for everybody")
     in_time(came["CircuitOpen"] > 100)
 
