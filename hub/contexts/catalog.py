@@ -197,7 +197,7 @@ def _mapped(link: Link, category: str) -> MappedCategory:
 def _looked(facts: Facts, shown: Shown | None) -> Facts:
     """With what the marketplace shows, which is truer than the pair."""
     binding = facts.binding
-    if binding is None or facts.begun not in _STANDS:
+    if binding is None or not facts.half_told:
         dropped = None if shown else binding
         return replace(facts, looked=True, shown=shown, binding=binding if shown else None, dropped=dropped)
     if shown is None:
@@ -217,7 +217,7 @@ def _must_look(facts: Facts, *, sellable: bool) -> bool:
         may_stand = facts.manifest.create == "create" or Action.ACTIVATE in facts.manifest.actions
         return facts.row.intent is not None or (sellable and may_stand)
     # Whether it can be bought is in doubt. A withdrawal is sent again; what is held back would leave it so.
-    return sellable and (facts.begun is Action.DELETE or facts.begun in _STANDS)
+    return sellable and (facts.begun is Action.DELETE or facts.half_told)
 
 
 def decide(facts: Facts) -> Sequence[Ending | Step]:

@@ -128,7 +128,10 @@ class Shop(FakeVtex):
 
 @dataclass
 class Shelf(FakeMarketplace):
-    """A marketplace where a write may fail before it, after it, or between two of its calls: `fault` says how."""
+    """A marketplace where a write may fail before it, after it, or between two of its calls: `fault` says how.
+
+    What is `refused at last` was taken but for a last call that changes nothing of what is kept here.
+    """
 
     fault: Callable[[Record], str | None] = lambda _record: None
     halved: bool = False
@@ -154,6 +157,9 @@ class Shelf(FakeMarketplace):
                 raise Unavailable("nobody there any more", side="marketplace")
             raise Refusal([Problem("E3", "x", "", "no to the rest")])
         written = self.take(record)
+        if fault == "refused at last":
+            self.halved = True
+            raise Refusal([Problem("E3", "x", "", "no to the last call")])
         if fault == "lost":
             raise UnknownOutcome("no answer")
         return written
