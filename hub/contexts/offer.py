@@ -66,6 +66,7 @@ class Facts:
     what VTEX would sell now, `None` when it is absent. `listing` and `last_price` complete the records of a
     marketplace that replaces whole offers. `beside` is what it is known to show of the context that is not claimed and
     that will not be read without us. `may_be_sold_out`: it shows no stock, or nothing is known of its stock.
+    `other_awaited`: a record sent for the other context has no answer yet.
     """
 
     store: int
@@ -83,6 +84,7 @@ class Facts:
     last_price: Price | None = None
     beside: Mapping[str, JsonTree] = field(default_factory=dict)
     may_be_sold_out: bool = False
+    other_awaited: bool = False
 
     @property
     def open_rows(self) -> Mapping[str, Row]:
@@ -115,6 +117,8 @@ def read(link: Link, item: Item) -> Facts:
     rows = {context: row for context, row in item.rows.items() if context in (price.NAME, stock.NAME)}
     references = {context: fresh_reference() for context in rows}
     facts = Facts(link.store, link.sales_channel, item.key, manifest, link.rules, rows, references)
+    if facts.combined and any(row.resolved is not None for row in rows.values()):
+        facts = replace(facts, other_awaited=_other_awaited(link, facts))
     if not facts.open_rows:
         return facts
     facts = replace(facts, binding=link.states.binding(item.key))
@@ -142,6 +146,14 @@ def _beside(link: Link, facts: Facts) -> Mapping[str, JsonTree]:
     others = [context for context in (price.NAME, stock.NAME) if context not in facts.rows]
     rests = [context for context in others if _rests(link.states.row_status(context, facts.sku), ends)]
     return {context: link.states.confirmed(context, facts.sku) for context in rests}
+
+
+def _other_awaited(link: Link, facts: Facts) -> bool:
+    if len(facts.rows) > 1:
+        return any(waits_on(row, facts.manifest) for row in facts.rows.values())
+    other = stock.NAME if price.NAME in facts.rows else price.NAME
+    found = link.states.row_status(other, facts.sku)
+    return found is not None and found[1] == "waiting"
 
 
 def _rests(row_status: tuple[str, str] | None, ends: Set[str]) -> bool:
@@ -201,12 +213,33 @@ def decide(facts: Facts) -> Sequence[Ending | Step]:
     endings: list[Ending | Step] = []
     for context, row in facts.rows.items():
         if row.resolved is not None:
-            endings += [ending for ending in settled(row.resolved) if ending.context == context]
+            endings += [_answered(facts, ending) for ending in settled(row.resolved) if ending.context == context]
         elif (waiting := waits_on(row, facts.manifest)) is not None:
             endings.append(Ending(context, facts.sku, waiting, "P0"))
     if facts.open_rows:
         endings += _unpublished(facts) if _cannot_be_sent(facts) else _agree(facts)
     return endings
+
+
+def _answered(facts: Facts, ending: Ending) -> Ending:
+    """A lot's answer. Where two records that say both were under way at once, nobody knows which one came last.
+
+    Each answer takes away the intent of what is still awaited, and one that finds none tells nothing; the last one has
+    everything sent anew, in one record.
+    """
+    row = facts.rows[ending.context]
+    if not facts.combined or not isinstance(ending.outcome, Done):
+        return ending
+    records = {other.resolved.record["reference"] for other in facts.rows.values() if other.resolved is not None}
+    confused = row.intent is None or len(records) > 1
+    if facts.other_awaited:
+        known = {} if confused else {ending.context: ending.confirmed.get(ending.context)}
+        return replace(ending, confirmed={**UNKNOWN_OFFER, **known})
+    if confused:
+        asks = _asks(facts, (price.NAME, stock.NAME))
+        again = replace(ending.outcome, then=(*ending.outcome.then, *asks))
+        return replace(ending, outcome=again, confirmed=dict.fromkeys(ending.confirmed))
+    return ending
 
 
 def write(link: Link, step: Step) -> Sequence[Ending]:

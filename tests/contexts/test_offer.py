@@ -472,15 +472,44 @@ def test_a_lot_record_of_both_ends_both_rows_without_asking_anybody(good):
     send = only(world.decide(world.row("price"), world.row("stock")))
     world.vtex.calls.clear()
     resolved = LotOutcome(good, Written("MK-13"), () if good else (Problem("E3", "price", "", "no"),), send.as_json())
-    endings = by_context(
-        world.attempt(
-            *(world.row(name, status="waiting", ticket="lot:1", resolved=resolved) for name in ("price", "stock"))
-        )
-    )
+    waiting = {"status": "waiting", "ticket": "lot:1", "intent": send.as_json(), "resolved": resolved}
+    endings = by_context(world.attempt(*(world.row(name, **waiting) for name in ("price", "stock"))))
     assert world.vtex.calls == []
     assert {ending.code for ending in endings.values()} == {"S1" if good else "E3"}
     assert world.states.known["price", "13"]["sale"] == (8990 if good else 9990)
     assert world.states.known["stock", "13"]["quantity"] == (5 if good else 37)
+
+
+def answered(world, context, **offer):
+    """A row whose record of both was taken in a lot of its own."""
+    world.vtex.offers["13"] = an_offer(**offer)
+    send = only(world.decide(world.row(context, confirmed=None)))
+    resolved = LotOutcome(True, Written("MK-13"), (), send.as_json())
+    return world.row(context, status="waiting", ticket="lot:1", intent=send.as_json(), resolved=resolved)
+
+
+def test_of_two_records_under_way_the_first_answer_says_nothing_of_the_other_and_the_last_has_both_sent_anew():
+    world = a_published_world(**COMBINED)
+    price = answered(world, "price", price=8990)
+    stock = answered(world, "stock", stock=5)
+    world.states.rows["stock", "13"] = ("s", "waiting")
+    first = only(world.attempt(price))
+    assert first.confirmed == {"price": {"sale": 8990, "list": 12990}, "stock": None}
+    assert first.outcome.then == ()
+    world.states.rows["price", "13"] = ("s", "done")
+    last = only(world.attempt(replace(stock, intent=None)))  # as the first answer leaves it
+    assert last.confirmed == {"price": None, "stock": None}
+    assert {ask.context for ask in last.outcome.then} == {"price", "stock"}
+
+
+def test_two_records_answered_at_once_are_sent_anew_as_one():
+    world = a_published_world(**COMBINED)
+    rows = answered(world, "price", price=8990), answered(world, "stock", stock=5)
+    endings = world.attempt(*rows)
+    assert {value for ending in endings for value in ending.confirmed.values()} == {None}
+    assert {ask.context for ending in endings for ask in ending.outcome.then} == {"price", "stock"}
+    world.attempt(world.row("price"), world.row("stock"))
+    assert len(world.marketplace.written) == 1
 
 
 def test_beside_a_row_that_waits_for_its_lot_the_other_one_is_looked_at():
