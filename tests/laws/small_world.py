@@ -214,7 +214,6 @@ class SmallWorld:
         self.leased: set[str] = set()
         self.lots: list[Lot] = []
         self.attempts: list[float] = []
-        self.carried_out = 0.0
 
     # ------------------------------------------------------------ VTEX, and time
 
@@ -462,8 +461,7 @@ class SmallWorld:
 
     def has_left(self, lot: Lot) -> None:
         lot.state = "submitted"
-        self.carried_out = max(self.now + 6.0 * next(self.waits), self.carried_out)
-        self.later(self.carried_out - self.now, lambda: self.read_over_there(lot))
+        self.takes_its_time(6.0, lambda: self.read_over_there(lot))
 
     def read_over_there(self, lot: Lot) -> None:
         for send in lot.entries:

@@ -3,9 +3,9 @@ constant and its peers answer, the rows come to rest and the marketplace shows w
 
 Stories know these limits, by construction. VTEX answers what was true at most `STALE` seconds ago. A marketplace that
 says no to a right value and means it is not asked again (RES-13): it only refuses the rest of what it took a part of,
-and not where price and stock go as one record. Lots are carried out in their order, whole or not at all. The name of a
-listing without pieces may be old. Kinds are those of the profiles, and one that blocks and takes price and stock as
-one record.
+and not where price and stock go as one record. Lots are carried out whole or not at all, the later one maybe first. The
+name of a listing without pieces may be old. Kinds are those of the profiles, and one that blocks and takes price and
+stock as one record.
 """
 
 from __future__ import annotations
@@ -187,6 +187,15 @@ TOLD = {
         kind="sync",
         changes=(Change(1000.0, 2, 0), Change(1000.0, 0, 0), Change(10.0, 5, 0)),
         faults=(None, "lost", "lost"),
+    ),
+    "of two lots the later may be carried out first": Story(
+        kind="lot",
+        changes=(Change(1000.0, 0, 3, 0.3), Change(40.0, 2, 0), Change(3.0, 0, 0)),
+        stale=(2, 1, 0),
+        waits=(0.2, 0.2, 0.1, 4.0, 0.5, 4.0),
+    ),
+    "of two records under way at once nobody knows which came last": Story(
+        kind="lot", changes=(Change(0.2, 1, 5, 0.1), Change(3.0, 0, 2)), waits=(1.0,)
     ),
     "one record puts both on sale again": Story(
         kind="combined", changes=(Change(1000.0, 1, 6), Change(1000.0, 1, 2, 0.1))
