@@ -74,10 +74,10 @@ class Facts:
     """Everything `decide` needs to know of one SKU. `None` where nothing was found or nothing was asked.
 
     `offered` is what VTEX would sell now. `looked` tells that the marketplace was asked for the listing, and `shown`
-    what it answered; `moved`: it stands otherwise than the pair said, and `binding` is corrected already; `dropped`:
-    the pair that it does not show any more, after a removal whose answer was lost. `price` is the price it is known to
-    show; `confirmed` is what price and stock are known to show, where that matters.
-    `following` are the contexts that are asked once it is published.
+    what it answered; `moved`: it stands otherwise than the pair said, and `binding` is corrected already; `hidden`: it
+    is not shown after it was blocked or unblocked without an answer; `dropped`: the pair that it does not show any
+    more, after a removal whose answer was lost. `price` is the price it is known to show; `confirmed` is what price and
+    stock are known to show, where that matters. `following` are the contexts that are asked once it is published.
     """
 
     store: int
@@ -94,6 +94,7 @@ class Facts:
     looked: bool = False
     shown: Shown | None = None
     moved: bool = False
+    hidden: bool = False
     dropped: Binding | None = None
     price: Price | None = None
     confirmed: Mapping[str, JsonTree] = field(default_factory=dict)
@@ -135,7 +136,8 @@ class Facts:
         if self.listed is None:
             unseen = self.row.intent is not None
         else:
-            unseen = self.looked and self.begun in _STANDS and self.listed.state is not _STANDS[self.begun]
+            stands = _STANDS.get(self.begun) if self.looked and self.begun else None
+            unseen = self.hidden or (stands is not None and self.listed.state is not stands)
         return unseen and (self.row.intent_age or 0.0) < self.manifest.visibility_delay
 
 
@@ -201,10 +203,9 @@ def _looked(facts: Facts, shown: Shown | None) -> Facts:
         dropped = None if shown else binding
         return replace(facts, looked=True, shown=shown, binding=binding if shown else None, dropped=dropped)
     if shown is None:
-        # It may only not be visible now, and a pair that is dropped too early makes a second listing. Nobody can buy
-        # it, though: it is activated once more.
-        hidden = binding.state is BindingState.PUBLISHED
-        return replace(facts, binding=replace(binding, state=BindingState.DEACTIVATED), moved=hidden)
+        # A pair that is dropped too early makes a second listing. What is not shown for good cannot be bought.
+        moved = binding.state is BindingState.PUBLISHED
+        return replace(facts, binding=replace(binding, state=BindingState.DEACTIVATED), moved=moved, hidden=True)
     state = BindingState.PUBLISHED if shown.active else BindingState.DEACTIVATED
     moved = state is not binding.state
     return replace(facts, looked=True, shown=shown, binding=replace(binding, state=state), moved=moved)

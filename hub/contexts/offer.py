@@ -227,18 +227,18 @@ def _answered(facts: Facts, ending: Ending) -> Ending:
     Each answer takes away the intent of what is still awaited, and one that finds none tells nothing; the last one has
     everything sent anew, in one record.
     """
-    row = facts.rows[ending.context]
-    if not facts.combined or not isinstance(ending.outcome, Done):
+    outcome = ending.outcome
+    if not facts.combined or not isinstance(outcome, Done | Refused):
         return ending
-    records = {other.resolved.record["reference"] for other in facts.rows.values() if other.resolved is not None}
-    confused = row.intent is None or len(records) > 1
-    if facts.other_awaited:
-        known = {} if confused else {ending.context: ending.confirmed.get(ending.context)}
-        return replace(ending, confirmed={**UNKNOWN_OFFER, **known})
+    records = {row.resolved.record["reference"] for row in facts.rows.values() if row.resolved is not None}
+    confused = facts.rows[ending.context].intent is None or len(records) > 1
+    if confused and facts.other_awaited:
+        return replace(ending, outcome=replace(outcome, then=()), confirmed=UNKNOWN_OFFER)
     if confused:
         asks = _asks(facts, (price.NAME, stock.NAME))
-        again = replace(ending.outcome, then=(*ending.outcome.then, *asks))
-        return replace(ending, outcome=again, confirmed=dict.fromkeys(ending.confirmed))
+        return replace(ending, outcome=replace(outcome, then=(*outcome.then, *asks)), confirmed=UNKNOWN_OFFER)
+    if facts.other_awaited and isinstance(outcome, Done):
+        return replace(ending, confirmed={**UNKNOWN_OFFER, ending.context: ending.confirmed.get(ending.context)})
     return ending
 
 

@@ -541,6 +541,19 @@ def test_a_listing_that_a_block_without_an_answer_has_hidden_is_activated(holds_
     assert only(world.decide(row)).record.action is Action.ACTIVATE
 
 
+def test_a_listing_that_is_hidden_may_still_become_visible_before_the_sku_is_held_back():
+    world = a_published_world(visibility_delay=30.0)
+    barred_world(world, "inactive")
+    row = begun(world, intent_age=29.0)
+    world.vtex.products["13"] = a_product()
+    world.marketplace.listings.pop("13")
+    world.states.mappings.clear()
+    assert isinstance(only(world.attempt(row)).outcome, Unknown)
+    assert world.states.bindings["13"].state is BindingState.PUBLISHED
+    ending = only(world.attempt(replace(row, intent_age=31.0)))
+    assert (ending.outcome.on, ending.binding.state) == ("mapping:10", BindingState.DEACTIVATED)
+
+
 def deactivated(**manifest):
     """A SKU that was withdrawn, is sold again, and whose activation was begun: the row, its answer is lost."""
     world = a_published_world(**manifest)

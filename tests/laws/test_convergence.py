@@ -44,6 +44,7 @@ OFFERS = (
     an_offer(stock=0, quantity=0),
     None,
     an_offer(price=0),
+    an_offer(price=5000),
 )
 PRODUCTS = (
     a_product(),
@@ -196,6 +197,10 @@ TOLD = {
     ),
     "of two records under way at once nobody knows which came last": Story(
         kind="lot", changes=(Change(0.2, 1, 5, 0.1), Change(3.0, 0, 2)), waits=(1.0,)
+    ),
+    "two lots under way out of step come into step": Story(kind="lot", changes=(Change(10.0, 5, 5), Change(1.0, 5, 2))),
+    "a no to the later of two records tells no more of the earlier than its yes": Story(
+        kind="lot", changes=(Change(10.0, 0, 1, 1.0), Change(1.5, 0, 3), Change(100.0, 0, 7)), faults=(None, "refused")
     ),
     "one record puts both on sale again": Story(
         kind="combined", changes=(Change(1000.0, 1, 6), Change(1000.0, 1, 2, 0.1))
