@@ -139,6 +139,18 @@ def test_a_sooner_request_makes_a_second_look_now(books: Books, word: Outcome) -
     books.assert_conserved()
 
 
+def test_what_is_announced_while_a_second_look_backs_off_is_looked_at_anew(books: Books) -> None:
+    books.ask("7")
+    books.settle(books.claim(), Done(look_again=60.0))
+    books.pass_time(61.0)
+    books.ledger.ripen()
+    books.settle(books.claim(), Failed("no answer"))
+    assert (books.row("7")["heard"], books.row("7")["looks"]) == (True, 1)
+    books.ask("7", heard=True)
+    assert (books.row("7")["work"], books.row("7")["looks"]) == ("s", 0)
+    books.assert_conserved()
+
+
 # ---------------------------------------------------------------- law 2: one lease
 
 
