@@ -60,6 +60,9 @@ def make_app(settings: Settings) -> Celery:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
+        # Celery would restore it from the threads that work, on RabbitMQ by the connection that its main thread reads
+        # just then: one takes the other's answer away, and the worker serves nobody any more.
+        worker_enable_prefetch_count_reduction=False,
         enable_utc=True,
         timezone="UTC",
     )

@@ -67,6 +67,28 @@ def test_a_rabbitmq_that_was_killed_is_found_again_and_nothing_is_lost(rabbit_ce
     assert all(law.holds for law in rabbit_cell.ledger.check())
 
 
+def test_workers_that_were_at_work_when_rabbitmq_was_killed_take_wake_ups_again(
+    rabbit_cell: Cell, rabbit: RabbitMQ
+) -> None:
+    shops = [rabbit_cell.shop("sandbox-replace") for _ in range(6)]
+    skus = {shop.slug: shop.grow(4) for shop in shops}
+    for shop in shops:
+        shop.published(*skus[shop.slug])
+        rabbit_cell.marketplace.fault("latency", account=shop.slug, seconds=1.0, for_seconds=8.0)
+        for sku in skus[shop.slug]:
+            shop.change(sku, price=500)
+    until(lambda: rabbit_cell.all("select 1 from states where work = 'h'"), why="no worker is at work")
+    rabbit.kill()
+    for shop in shops:
+        for number, sku in enumerate(skus[shop.slug]):
+            shop.change(sku, stock=number + 1)
+    rabbit.start()
+    for shop in shops:
+        for number, sku in enumerate(skus[shop.slug]):
+            shop.shows(sku, stock=number + 1, price_cents=500, seconds=60)
+        shop.quiet()
+
+
 def test_every_worker_consumes_again_soon_after_a_long_absence_of_rabbitmq(rabbit_cell: Cell, rabbit: RabbitMQ) -> None:
     shop = rabbit_cell.shop("sandbox-replace")
     until(lambda: rabbit.queues().get(f"{shop.slug}.stock", (0, 0))[1] > 0, why="nobody consumes the new store's queue")
