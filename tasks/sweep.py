@@ -79,6 +79,8 @@ class Sweep:
     ledger: Ledger
     links: Links
     waker: Waker
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set when the process is to end: no further part begins. Each may wait seconds for a database that is away."""
     _next: dict[str, float] = field(default_factory=dict)
     _forgotten: set[str] = field(default_factory=set)
     _mirrored: tuple[int, str] = _BEFORE_ALL
@@ -101,7 +103,7 @@ class Sweep:
 
     def _do(self, name: str, every: float, what: Callable[[], object]) -> None:
         now = time.monotonic()
-        if now < self._next.get(name, 0.0):
+        if self.stop.is_set() or now < self._next.get(name, 0.0):
             return
         self._next[name] = now + every
         try:
@@ -257,11 +259,11 @@ def run(settings: Settings, box: SecretBox) -> int:
             stop.wait(1.0)
         links.slot = ledger.slot
         log.info("%s: sweeping every %.1f s", name, settings.sweep.every_seconds)
-        sweep = Sweep(settings, pool, ledger, links, waker)
+        sweep = Sweep(settings, pool, ledger, links, waker, stop)
         beats = 0.0
         while not stop.wait(settings.sweep.every_seconds):
             sweep.once()
-            if time.monotonic() > beats:
+            if time.monotonic() > beats and not stop.is_set():
                 beats = time.monotonic() + settings.sweep.heartbeat_seconds
                 try:
                     if not ledger.beat(lease):

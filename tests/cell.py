@@ -256,6 +256,9 @@ class Cell:
 
     # -- processes
     def start(self, name: str, *command: str) -> None:
+        """Start a process of the hub; one of this name that a failed test left is ended before."""
+        if name in self.processes:
+            self.stop(name)
         with (self.directory / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "hub.cli", *command],

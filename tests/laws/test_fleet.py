@@ -207,6 +207,36 @@ def test_processes_work_on_beside_a_newer_version_of_the_hub(fleet: Cell, tmp_pa
     fleet.do("delete from counters where context = 'divination'")
 
 
+# ---------------------------------------------------------------- a sweep alone
+
+
+def test_a_sweep_that_is_told_to_end_while_postgresql_is_away_does_not_wait_for_it(
+    fleet: Cell, server_directory: Path, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    with Postgres(server_directory / f"away-{time.monotonic_ns()}", durable=False) as server:
+        migrate(server.url)
+        with said.open("wb") as out:
+            sweep = subprocess.Popen(
+                [sys.executable, "-m", "hub.cli", "sweep"],
+                env={**fleet.env, "DATABASE_URL": server.url, "HUB_PREFIX": f"{fleet.settings.prefix}-alone"},
+                cwd=ROOT,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
+        try:
+            until(lambda: "sweeping every" in said.read_text(), why="the sweep does not begin")
+            server.stop()
+            until(lambda: "expire: PostgreSQL" in said.read_text(), why="the sweep does not notice")
+            sweep.terminate()
+            # Every part of a turn would wait five seconds for a connection.
+            assert sweep.wait(20) == 0
+        finally:
+            sweep.kill()
+            sweep.wait()
+
+
 # ---------------------------------------------------------------- another machine
 
 
