@@ -67,7 +67,8 @@ def test_after_a_429_nothing_is_sent_before_the_time_that_vtex_named(
     began = time.monotonic()
     with pytest.raises(Throttled) as caught:
         channels(one)
-    assert 1 <= caught.value.wait <= 3
+    # A date counts from the answer's own `Date`, which on a busy machine is seconds old: later, never sooner.
+    assert 2 <= caught.value.wait <= (2 if form == "seconds" else 6)
     before = vtex.calls("channels")
     until(lambda: said(two) == "200")
     assert time.monotonic() - began >= caught.value.wait
