@@ -466,31 +466,39 @@ class Waker:
         turn = f"{stamp}:turn"
         digest = hashlib.sha256(repr(list(letters)).encode()).hexdigest() if letters else ""
         try:
-            known = self._redis.get(stamp) or b""
-            if known in (digest, digest.encode()):
+            known = self._redis.get(stamp)
+            if known is not None and known in (digest, digest.encode()):
                 return
             if not self._redis.set(turn, "1", nx=True, px=MIRROR_MS):
                 return  # another sweep is at it; two would show each letter twice
-            name = dead_queue(slug, context)
-            self._redis.sadd(shown, f"{slug}.{context}")
-            with self._app.producer_pool.acquire(block=True, timeout=2) as producer:
-                bound = queue(name)(producer.channel)  # type: ignore[arg-type]  # a pooled producer has a channel
-                bound.declare()
-                bound.purge()
-                for key, code, since in letters:
-                    producer.publish(
-                        {"key": key, "reason": code, "since": since},
-                        exchange="",
-                        routing_key=name,
-                        serializer="json",
-                        retry=False,
-                    )
+            self._show(slug, context, letters)
             self._redis.set(stamp, digest)
             if not letters:
                 self._redis.srem(shown, f"{slug}.{context}")
             self._redis.delete(turn)
         except (redis.RedisError, KombuError, AMQPError, OSError) as fault:
             self._complain(fault)
+
+    def _show(self, slug: str, context: str, letters: Sequence[tuple[str, str, str]]) -> None:
+        """Put these letters into the dead-letter queue instead of what is there.
+
+        The queue has no stamp meanwhile: where a turn ends in between, the next one takes nothing for known.
+        """
+        name = dead_queue(slug, context)
+        self._redis.delete(self._shown(slug, context))
+        self._redis.sadd(f"{self._settings.prefix}:dead", f"{slug}.{context}")
+        with self._app.producer_pool.acquire(block=True, timeout=2) as producer:
+            bound = queue(name)(producer.channel)  # type: ignore[arg-type]  # a pooled producer has a channel
+            bound.declare()
+            bound.purge()
+            for key, code, since in letters:
+                producer.publish(
+                    {"key": key, "reason": code, "since": since},
+                    exchange="",
+                    routing_key=name,
+                    serializer="json",
+                    retry=False,
+                )
 
     def forget(self, slugs: Iterable[str]) -> set[str]:
         """Delete the queues of stores that were removed, with what is left in them; the slugs that have none any more.

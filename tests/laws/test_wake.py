@@ -338,6 +338,36 @@ def test_a_redis_that_forgot_everything_only_forgets_the_count(broker: Broker) -
     assert broker.waker.wake([PAIR]) == 1
 
 
+class CutShort(list[tuple[str, str, str]]):
+    """Letters whose connection breaks while they are put into the queue."""
+
+    def __iter__(self) -> Iterator[tuple[str, str, str]]:
+        letters = super().__iter__()
+        self.readings = getattr(self, "readings", 0) + 1
+        yield next(letters)
+        if self.readings > 1:  # the first one only compares
+            raise ConnectionResetError
+        yield from letters
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["new", "emptied before"])
+def test_letters_of_a_turn_that_ended_in_between_are_taken_away_when_nobody_is_dead(
+    broker: Broker, before: bool
+) -> None:
+    letters = [("7", "E2", "2026-01-01T00:00:00Z"), ("8", "E2", "2026-01-01T00:00:00Z")]
+    shown = f"{broker.prefix}:{dead_queue(*PAIR)}"
+    if before:
+        broker.waker.mirror_dead(*PAIR, letters)
+        broker.waker.mirror_dead(*PAIR, [])
+    broker.waker.mirror_dead(*PAIR, CutShort(letters))
+    assert broker.redis.llen(shown) == 1
+    assert broker.waker.mirrored() == {PAIR}
+    broker.redis.delete(f"{broker.prefix}:dead:{'.'.join(PAIR)}:turn")  # it lapses by itself
+    broker.waker.mirror_dead(*PAIR, [])
+    assert broker.redis.llen(shown) == 0
+    assert broker.waker.mirrored() == set()
+
+
 def test_without_redis_nothing_is_woken_and_nothing_is_raised() -> None:
     settings = settings_for("redis://127.0.0.1:1/0")
     waker = Waker(settings, make_app(settings))
