@@ -49,8 +49,12 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One value as VTEX sells it now, as the store's rules make it, as the hub last confirmed it, as it is shown."""
+    """One value as VTEX sells it now, as the store's rules make it, as the hub last confirmed it, as it is shown.
 
+    `context` is the one that keeps it.
+    """
+
+    context: str
     name: str
     vtex: str
     wanted: str
@@ -151,7 +155,7 @@ def explain(
         rows=rows,
         values=values,
         advice=advice,
-        next_step=_next_step(seen, rows) if active else resumed,
+        next_step="; ".join([_next_step(seen, rows), *_left_alone(link, values, rows)]) if active else resumed,
         link=seen.shown.link if seen.shown else seen.binding.link if seen.binding else "",
         actor=acting if active else "operator",
     )
@@ -362,6 +366,7 @@ def _values(seen: _Seen, rows: Sequence[KeyState]) -> Iterator[Compared]:
     shown = seen.shown.price if seen.shown else None
     confirmed = price_from_json(row.confirmed) if row else None
     yield Compared(
+        "price",
         "price / list price",
         raw,
         _money(price) if offered else unread,
@@ -376,6 +381,7 @@ def _values(seen: _Seen, rows: Sequence[KeyState]) -> Iterator[Compared]:
     on_show = seen.shown.stock if seen.shown else None
     yield Compared(
         "stock",
+        "stock",
         str(offered.stock) if offered else unread,
         str(pieces) if "vtex" not in seen.away else unread,
         "-" if known is None else str(known),
@@ -387,6 +393,7 @@ def _values(seen: _Seen, rows: Sequence[KeyState]) -> Iterator[Compared]:
     title = ((listing.confirmed or {}).get("listing") or {}).get("title") if listing else None
     displayed = seen.shown.listing if seen.shown else None
     yield Compared(
+        "catalog",
         "title",
         (seen.product.name if seen.product else unread),
         registered.title if registered else "-",
@@ -450,6 +457,17 @@ def _next_step(seen: _Seen, rows: Sequence[KeyState]) -> str:
         price=price_from_json(confirmed),
     )
     return "; ".join(_in_words(one, link.marketplace.manifest) for one in catalog.decide(facts))
+
+
+def _left_alone(link: Link, values: Sequence[Compared], rows: Sequence[KeyState]) -> Iterator[str]:
+    """What is not shown as it should be although it was answered, could be seen by now, and nothing is under way."""
+    delay = link.marketplace.manifest.visibility_delay
+    at_rest = {
+        row.context for row in rows if row.work == "i" and row.status == "done" and (row.answered or 0.0) > delay
+    }
+    for value in values:
+        if value.agrees is False and value.context in at_rest - {"catalog"}:
+            yield f"nobody asks for its {value.context}: hub reconcile --store {link.slug}"
 
 
 def _in_words(step: Ending | Step, manifest: Manifest) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from psycopg import Connection, errors
+from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
 from hub.beliefs import CONTEXTS, ENDED_ORDERS
@@ -23,6 +24,12 @@ Pool = ConnectionPool[Connection[tuple[Any, ...]]]
 
 CALENDAR = "hub: calendar"
 """Who starts those that are due."""
+
+RULES = "hub: rules changed"
+"""Who starts those of stores whose rules were changed."""
+
+FOLLOWED_SECONDS = 2.0
+"""Rules that were changed so long ago are known to every worker: each reads the registry twice a second."""
 
 STARTED_AT_ONCE = 20
 """Stores that one look at the calendar starts."""
@@ -112,6 +119,29 @@ def start_due(pool: Pool, *, hours: float) -> int:
         ).rowcount
 
 
+def start_changed(pool: Pool) -> int:
+    """Begin those of active stores whose rules changed since they were last compared as a whole; returns how many.
+
+    What is under way meanwhile ends first; it began with the old rules. One that is cancelled is not begun again.
+    """
+    with translated(), pool.connection() as db:
+        return db.execute(
+            """
+            insert into runs (store, kind, who, filter)
+            select s.id, 'reconcile', %(who)s, '{"adopts": false}' from stores s
+            where s.status = 'active' and s.rules_changed_at < now() - make_interval(secs => %(followed)s)
+              and not exists (
+                select from runs r where r.store = s.id and r.kind = 'reconcile'
+                  and (r.state = 'running'
+                    or r.started_at >= s.rules_changed_at + make_interval(secs => %(followed)s)
+                      and coalesce(r.filter -> 'contexts', %(all)s) @> %(all)s))
+            order by s.id limit %(limit)s
+            on conflict do nothing
+            """,
+            {"who": RULES, "followed": FOLLOWED_SECONDS, "all": Jsonb(list(CONTEXTS)), "limit": STARTED_AT_ONCE},
+        ).rowcount
+
+
 def unattended(pool: Pool, key: str) -> list[int]:
     """Stores whose reconciliation is under way and whose row (`key`) is at rest: nobody would go on with it."""
     with translated(), pool.connection() as db:
@@ -146,16 +176,16 @@ def cancel(pool: Pool, store: int, *, who: str) -> int | None:
 
 
 def forget(pool: Pool, *, days: int) -> int:
-    """Drop the calendar's old runs but for each store's last one: nothing grows without end."""
+    """Drop old runs that nobody asked for but for each store's last one: nothing grows without end."""
     with translated(), pool.connection() as db:
         return db.execute(
             """
-            delete from runs r where r.kind = 'reconcile' and r.who = %s and r.state <> 'running'
+            delete from runs r where r.kind = 'reconcile' and r.who = any(%s) and r.state <> 'running'
               and r.finished_at < now() - make_interval(days => %s)
               and exists (select from runs n where n.store = r.store and n.kind = 'reconcile'
                             and n.started_at > r.started_at)
             """,
-            (CALENDAR, days),
+            ([CALENDAR, RULES], days),
         ).rowcount
 
 

@@ -116,6 +116,10 @@ class StoreSettings(BaseModel):
             raise ValueError("; ".join(faults))
         return self
 
+    def decides_as(self, other: StoreSettings) -> bool:
+        """Whether the same is sent by these settings as by others, and to the same place."""
+        return all(getattr(self, name) == getattr(other, name) for name in _DECIDING)
+
     @property
     def rules(self) -> Rules:
         """What decides what is sent, as the contexts take it."""
@@ -130,6 +134,10 @@ class StoreSettings(BaseModel):
             result_timer=self.result_timer_seconds,
             poll_orders=self.poll_orders_seconds,
         )
+
+
+_DECIDING: Final = ("vtex_url", "marketplace_url", "simulation", "pricing", "inventory", "defaults", "mapper_url")
+"""Settings with which other values are read, worked out or shown for a SKU that did not change."""
 
 
 def _pricing_faults(rules: PricingRules) -> list[str]:
@@ -437,16 +445,21 @@ class Registry:
         return Store(0, slug, account, affiliate, sales_channel, marketplace, "active", chosen)
 
     def configure(self, slug: str, settings: Mapping[str, Any], *, who: str, why: str = "") -> Store:
-        """Replace a store's settings as a whole. `BadInput` with every problem at once."""
+        """Replace a store's settings as a whole. `BadInput` with every problem at once.
+
+        Where they decide otherwise what is sent, the sweep has the store compared with them soon
+        (`hub.reconciliations`).
+        """
         chosen = parse_settings(settings)
 
         def update(connection: Connection) -> Store:
             store = self._named(connection, slug, lock=True)
             row = connection.execute(
                 # What a newer version of the hub has added stays.
-                "update stores set settings = (settings - %s::text[]) || %s, changed_at = now() where id = %s"
-                f" returning {_COLUMNS}",
-                [list(StoreSettings.model_fields), _stored(chosen), store.id],
+                "update stores set settings = (settings - %s::text[]) || %s, changed_at = now(),"
+                " rules_changed_at = case when %s then rules_changed_at else now() end"
+                f" where id = %s returning {_COLUMNS}",
+                [list(StoreSettings.model_fields), _stored(chosen), chosen.decides_as(store.settings), store.id],
             ).fetchone()
             _audit(connection, who, "store configure", store.id, {"settings": json.loads(_json(chosen)), "why": why})
             return _store(_present(row))

@@ -209,7 +209,8 @@ class Sweep:
         )
 
     def reconcile(self) -> None:
-        """Compare each store with both sides when its time has come, and see that what is under way goes on."""
+        """Compare each store with both sides when its time has come or its rules changed, and see that it goes on."""
+        reconciliations.start_changed(self.pool)
         reconciliations.start_due(self.pool, hours=self.settings.sweep.reconcile_hours)
         stores = reconciliations.unattended(self.pool, RECONCILE_KEY)
         self.ledger.enqueue([Ask(store, "reconcile", RECONCILE_KEY, "sweep", Urgency.SWEEP) for store in stores])

@@ -180,11 +180,16 @@ def configure(
         before = json.loads(found.settings.model_dump_json())
         after = json.loads(chosen.model_dump_json())
         moved = {name: [before[name], after[name]] for name in after if before[name] != after[name]}
+        compared = not chosen.decides_as(found.settings)
         if moved and not dry_run:
             at.registry.configure(store, tree, who=who(), why=reason)
     lines = [f"{name}: {json.dumps(old)} → {json.dumps(new)}" for name, (old, new) in moved.items()]
     lines.append(f"{store}: {'would be changed' if dry_run else 'changed'}" if moved else f"{store}: nothing differs")
-    tell({"store": store, "changed": bool(moved) and not dry_run, "settings": after}, "\n".join(lines))
+    if compared:
+        then = "what is shown would be" if dry_run else "what is shown is"
+        lines.append(f"{store}: {then} compared with it and corrected, follow it with: hub reconcile list")
+    document = {"store": store, "changed": bool(moved) and not dry_run, "compared": compared and not dry_run}
+    tell({**document, "settings": after}, "\n".join(lines))
 
 
 @store_app.command()

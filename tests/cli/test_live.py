@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.cell import Cell, Shop, until
+from tests.cell import WITHOUT_LOOKS, Cell, Shop, until
 from tests.cli.conftest import Hub
 
 
@@ -131,6 +131,32 @@ def test_a_published_sku_is_explained_with_every_fact_and_its_age(cell: Cell, li
     assert ages[11] > 0
     assert [advice["code"] for advice in told["advice"]] == ["S1"]
     assert "nothing to send" in told["next_step"]
+
+
+def test_a_value_that_differs_and_that_nobody_asks_for_is_explained_with_what_to_do(cell: Cell, live: Hub) -> None:
+    shop = cell.shop(settings=WITHOUT_LOOKS)
+    (sku,) = shop.grow(1)
+    shop.published(sku)
+    shop.quiet()
+    shop.change(sku, price=4400, notify=False)
+    wanted = f"nobody asks for its price: hub reconcile --store {shop.slug}"
+    until(lambda: wanted in live("sku", "explain", shop.slug, sku, code=None).out, why="it is not said")
+    live("reconcile", "--store", shop.slug)
+    shop.shows(sku, price_cents=4400)
+    until(lambda: "nobody asks" not in live("sku", "explain", shop.slug, sku, code=None).out)
+
+
+def test_rules_that_change_what_is_shown_are_followed_and_the_command_says_so(cell: Cell, live: Hub) -> None:
+    shop = cell.shop()
+    (sku,) = shop.grow(1, price=[5000, 5000])
+    shop.published(sku)
+    tree = live("store", "show", shop.slug, "--json").json["store"]["settings"]
+    tree["pricing"]["markup"] = "10"
+    given = json.dumps(tree)
+    tried = live("store", "configure", shop.slug, "-", "--dry-run", "--json", stdin=given).json
+    assert (tried["changed"], tried["compared"]) == (False, False)
+    assert "hub reconcile list" in live("store", "configure", shop.slug, "-", stdin=given).out
+    shop.shows(sku, price_cents=5500)
 
 
 def test_an_unmapped_and_broken_sku_is_explained_with_all_of_it_at_once(cell: Cell, live: Hub) -> None:

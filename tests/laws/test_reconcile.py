@@ -11,7 +11,7 @@ from psycopg import sql
 
 from hub import reconciliations
 from hub.contexts.order import POLL_KEY
-from tests.cell import ROOT, Cell, Shop, until
+from tests.cell import ROOT, WITHOUT_LOOKS, Cell, Shop, until
 from tests.scenarios.test_ord import place, reaches
 
 TABLES = "select relname from pg_class where relnamespace = 'hub'::regnamespace and relkind in ('r', 'p')"
@@ -303,3 +303,51 @@ def test_a_count_beforehand_changes_nothing(cell: Cell) -> None:
         {"store": shop.slug, "listings": 2, "orders": 0}
     ]
     assert reconciliations.listed(cell.pool, store=shop.store.id) == []
+
+
+# ---------------------------------------------------------------- other rules
+
+
+def by(who: str, shop: Shop) -> list[str]:
+    """The states of this store's comparisons that were begun by `who`."""
+    return [run.state for run in reconciliations.listed(shop.cell.pool, store=shop.store.id) if run.who == who]
+
+
+def with_other(shop: Shop, **fields: object) -> None:
+    """Change these settings of the store."""
+    tree = json.loads(shop.cell.registry.get(shop.slug).settings.model_dump_json())
+    shop.cell.registry.configure(shop.slug, {**tree, **fields}, who="tests")
+
+
+def test_what_is_shown_follows_a_rule_that_was_changed_although_nothing_changed_in_vtex(cell: Cell) -> None:
+    shop = cell.shop(settings=WITHOUT_LOOKS)
+    skus = shop.grow(3, price=[5000, 5000], stock=[10, 10])
+    shop.published(*skus)
+    settles(shop)
+    with_other(shop, pricing={"markup": "10"}, inventory={"safety": 2})
+    for sku in skus:
+        shop.shows(sku, price_cents=5500, stock=8)
+    until(lambda: by(reconciliations.RULES, shop) == ["done"], why="it is compared once")
+
+
+def test_a_rule_changed_while_the_store_is_compared_or_paused_is_followed_afterwards(cell: Cell) -> None:
+    shop = cell.shop(settings=WITHOUT_LOOKS)
+    (sku,) = shop.grow(1, price=[5000, 5000])
+    shop.published(sku)
+    settles(shop)
+    cell.registry.pause(shop.slug, "tests", "first the rules")
+    with_other(shop, pricing={"markup": "20"})
+    assert not reconciliations.start_changed(cell.pool), "nothing is sent for a paused store"
+    cell.registry.resume(shop.slug, "tests")
+    reconciliations.start(cell.pool, shop.store.id, who="tests")
+    shop.shows(sku, price_cents=6000)
+    until(lambda: by(reconciliations.RULES, shop) == ["done"], why="nothing was compared after the one under way")
+
+
+def test_settings_that_decide_nothing_about_what_is_shown_have_nothing_compared(cell: Cell) -> None:
+    shop = cell.shop(settings=WITHOUT_LOOKS)
+    with_other(shop, poll_orders_seconds=1800, mapping_link="https://example.test/map")
+    other = cell.shop(settings=WITHOUT_LOOKS)
+    with_other(other, simulation="checkout")
+    until(lambda: by(reconciliations.RULES, other) == ["done"])
+    assert by(reconciliations.RULES, shop) == []
