@@ -444,9 +444,10 @@ def _action(facts: Facts) -> Action:
     listed = facts.listed
     if listed is None:
         return Action.REGISTER
-    if listed.state is BindingState.DEACTIVATED and Action.ACTIVATE in facts.manifest.actions:
-        return Action.ACTIVATE
-    return Action.UPDATE
+    # What was blocked without an answer may be shown as it was before: only an answer to an activation is sure.
+    unanswered = facts.begun is Action.DEACTIVATE or bool((facts.row.intent or {}).get("half_told"))
+    blocked = listed.state is BindingState.DEACTIVATED or unanswered
+    return Action.ACTIVATE if blocked and Action.ACTIVATE in facts.manifest.actions else Action.UPDATE
 
 
 def _read_back(facts: Facts, record: Record) -> bool:

@@ -498,13 +498,30 @@ def test_what_was_blocked_and_unblocked_without_an_answer_has_price_and_stock_se
     world.marketplace.listings["13"] = replace(world.marketplace.listings["13"], stock=0)
     if holds_back:
         world.states.mappings.clear()
-    if not holds_back:  # and then the answer to an update is lost, too
+    if not holds_back:  # and then the answer to the activation is lost, too
         row = replace(row, intent=only(world.decide(row)).as_json())
     ending = only(world.attempt(row))
-    assert {ask.context for ask in ending.outcome.then} == {"price", "stock"}
+    registers = set() if holds_back else {"catalog"}  # an activation carries no registration
+    assert {ask.context for ask in ending.outcome.then} == {"price", "stock"} | registers
     assert (world.states.known["price", "13"], world.states.known["stock", "13"]) == (None, None)
     world.attempt(world.row("price"), world.row("stock"))
     assert world.marketplace.listings["13"].stock == 37
+
+
+def test_what_was_blocked_without_an_answer_is_activated_although_it_is_shown_as_on_sale():
+    """Who reads back may be shown the listing as it was before it was blocked."""
+    world = a_published_world()
+    barred_world(world, "inactive")
+    row = begun(world, intent_age=60.0)
+    world.vtex.products["13"] = a_product()
+    assert world.marketplace.listings["13"].active
+    for _ in range(2):  # the second time because the answer to the first activation is lost
+        step = only(world.decide(row))
+        assert step.record.action is Action.ACTIVATE
+        row = replace(row, intent=step.as_json())
+    only(world.attempt(row))
+    world.attempt(world.row("catalog"))
+    assert [record.action for record in world.marketplace.written] == [Action.ACTIVATE, Action.UPDATE]
 
 
 def test_after_a_no_to_what_was_blocked_and_unblocked_price_and_stock_are_sent_all_the_same():
