@@ -10,7 +10,8 @@ import sys
 import uvicorn
 
 from tasks.bounded_http import Bounds, bounded
-from tasks.intake import Receive, Scope, Send, listening
+from tasks.intake import Receive, Scope, Send
+from tasks.shared_port import listening
 
 _START = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]}
 _BODY = {"type": "http.response.body", "body": b""}

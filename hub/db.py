@@ -120,11 +120,7 @@ def conninfo(
     joins that take rows in the order of their keys.
     `BadInput` when `database_url` cannot be read; its text is never repeated, it may hold a password.
     """
-    try:
-        asked = conninfo_to_dict(database_url)
-    except psycopg.Error:
-        fix = "write it as postgresql://user:password@host:port/database"
-        raise BadInput([Problem("input", field="DATABASE_URL", fix=fix)]) from None
+    asked = _asked(database_url)
     session = {
         "search_path": f'"{_checked_schema(schema)}"',
         "timezone": "UTC",
@@ -148,11 +144,29 @@ def conninfo(
 
 def servers(database_url: str) -> str:
     """Whom libpq asks for this connection string, as host:port; several with commas. Nothing else of it is told."""
-    usual = {option.keyword.decode(): (option.val or b"").decode() for option in psycopg.pq.Conninfo.get_defaults()}
-    asked = usual | {key: str(value) for key, value in conninfo_to_dict(database_url).items() if value}
+    asked = _usual() | _asked(database_url)
     hosts = (asked.get("host") or asked.get("hostaddr") or "the local socket").split(",")
     ports = (asked.get("port") or "5432").split(",")
     return ", ".join(f"{host}:{ports[min(place, len(ports) - 1)]}" for place, host in enumerate(hosts))
+
+
+def identity(database_url: str, schema: str) -> str:
+    """A digest, equal for one server, database and schema, whoever logs in and how. It shows nothing of them."""
+    asked = _usual() | _asked(database_url)
+    parts = (asked.get("service"), servers(database_url), asked.get("dbname") or asked.get("user"), schema)
+    return hashlib.sha256("\0".join(part or "" for part in parts).encode()).hexdigest()[:32]
+
+
+def _asked(database_url: str) -> dict[str, str]:
+    try:
+        return {key: str(value) for key, value in conninfo_to_dict(database_url).items() if value}
+    except psycopg.Error:
+        fix = "write it as postgresql://user:password@host:port/database"
+        raise BadInput([Problem("input", field="DATABASE_URL", fix=fix)]) from None
+
+
+def _usual() -> dict[str, str]:
+    return {option.keyword.decode(): (option.val or b"").decode() for option in psycopg.pq.Conninfo.get_defaults()}
 
 
 class _Lent(psycopg.Connection):

@@ -45,7 +45,7 @@ from hub.parsing import shortened, suggestion
 from hub.settings import Settings
 from hub.stores import Registry, SecretBox, Store, token_digest
 from tasks.bounded_http import Bounds, bounded
-from tasks.intake import listening
+from tasks.shared_port import HEADER, joined, mark
 
 Pool = ConnectionPool[Connection[tuple[Any, ...]]]
 
@@ -293,7 +293,8 @@ def _paging(question: Question, page: Page) -> dict[str, Any]:
 class Watch:
     """Pages about the process and the cell; no store appears in them."""
 
-    def __init__(self, pool: Pool, answered: Counter[int], refused: Counter[str]) -> None:
+    def __init__(self, pool: Pool, answered: Counter[int], refused: Counter[str], *, serves: str) -> None:
+        self._serves = {HEADER: serves}
         self._pool = pool
         self._answered = answered
         self._refused = refused
@@ -307,7 +308,7 @@ class Watch:
         return [Route(path, page) for path, page in zip(_PAGES, pages, strict=True)]
 
     def _livez(self, _: Request) -> Response:
-        return PlainTextResponse("alive\n")
+        return PlainTextResponse("alive\n", headers=self._serves)
 
     def _readyz(self, _: Request) -> Response:
         try:
@@ -454,8 +455,9 @@ def opened(
             refused[reason] += 1
 
         logs = Logs(pool, Registry(pool, box), contexts=contexts, clock=clock)
+        watch = Watch(pool, answered, refused, serves=mark("api", database_url, schema))
         app = Starlette(
-            routes=[*Watch(pool, answered, refused).routes(), *logs.routes()],
+            routes=[*watch.routes(), *logs.routes()],
             exception_handlers={
                 _Refused: _tell_refused,
                 BadInput: _tell_bad_input,
@@ -490,9 +492,9 @@ def run(
     *,
     env: Mapping[str, str] = os.environ,
 ) -> None:
-    """Serve until interrupted. `BadInput` when the address is taken or the key of the credentials is missing."""
+    """Serve until interrupted. `BadInput` when the address is another's or the key of the credentials is missing."""
     box = box or SecretBox.from_env(env)
-    bound = listening(host, port)
+    bound = joined(host, port, mark("api", settings.database_url, settings.schema))
     with opened(settings.database_url, settings.schema, box, contexts=tuple(settings.contexts)) as server:
         log.info("logs endpoint listens on %s:%s", *bound.getsockname()[:2])
         server.run(sockets=[bound])

@@ -21,7 +21,6 @@ import logging
 import os
 import random
 import resource
-import socket
 import threading
 import time
 import urllib.parse
@@ -44,6 +43,7 @@ from hub.stores import Door, Registry, SecretBox
 from hub.unforeseen import Unforeseen
 from tasks.bounded_http import Bounds, bounded
 from tasks.group_commit import PATIENCE_SECONDS, SOURCES, GroupCommit, Verdict
+from tasks.shared_port import BACKLOG, HEADER, joined, mark
 from tasks.spool import Spool
 
 Scope = MutableMapping[str, Any]
@@ -59,7 +59,6 @@ _DRAINED_BYTES: Final = 4 * 1024 * 1024  # of a body that is too large, so that 
 _SLOTS: Final = 64
 _RENDERINGS: Final = 200  # of the metrics in a second; who asks more often gets the last one
 _QUERY_FIELDS: Final = 20
-_BACKLOG: Final = 2_048
 
 log = logging.getLogger("hub.intake")
 
@@ -313,7 +312,9 @@ class Intake:
         figures: Figures,
         bounds: Bounds,
         spool: Spool | None = None,
+        serves: str = "",
     ) -> None:
+        self._serves = [(HEADER.encode(), serves.encode())]
         self._stores = stores
         self._commit = commit
         self._spool = spool
@@ -338,7 +339,7 @@ class Intake:
             return
         page = self._pages.get(scope["path"])
         if page is not None and scope["method"] in {"GET", "HEAD"}:
-            await _answer(send, *page())
+            await _answer(send, *page(), self._serves)
             return
         try:
             door, reader = self._entrance(scope)
@@ -645,7 +646,15 @@ def opened(
             spool=kept,
             patience=patience,
         )
-        intake = Intake(stores=stores, commit=commit, wakes=wakes, figures=figures, bounds=bounds, spool=kept)
+        intake = Intake(
+            stores=stores,
+            commit=commit,
+            wakes=wakes,
+            figures=figures,
+            bounds=bounds,
+            spool=kept,
+            serves=mark("intake", database_url, schema),
+        )
         yield uvicorn.Server(
             uvicorn.Config(
                 intake,
@@ -659,31 +668,21 @@ def opened(
                 server_header=False,
                 timeout_keep_alive=30,
                 timeout_graceful_shutdown=5,
-                backlog=_BACKLOG,
+                backlog=BACKLOG,
             )
         )
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that several intakes may share (SO_REUSEPORT); port 0 takes a free one. `BadInput` when it is taken."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=True)
-    except OSError as fault:
-        fix = f"cannot be used ({fault.strerror}); choose another --host or --port"
-        raise BadInput([Problem("input", field="address", value=f"{host}:{port}", fix=fix)]) from None
-
-
 def run(settings: Settings, host: str = "127.0.0.1", port: int = 8080, *, env: Mapping[str, str] = os.environ) -> None:
-    """Serve until interrupted. `BadInput` when the address is taken or the key of the credentials is missing."""
+    """Serve until interrupted. `BadInput` when the address is another's or the key of the credentials is missing."""
     from tasks.app import make_app
     from tasks.wake import Waker
 
     box = SecretBox.from_env(env)
-    bound = listening(host, port)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one descriptor per connection; the usual 1,024 are few
     waker = Waker(settings, make_app(settings))
+    bound = joined(host, port, mark("intake", settings.database_url, settings.schema))
     with opened(
         settings.database_url,
         settings.schema,

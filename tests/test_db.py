@@ -141,6 +141,15 @@ def test_who_is_asked_is_told_by_host_and_port_alone(url: str, asked: str) -> No
     assert db.servers(url) == asked
 
 
+def test_one_database_and_schema_have_one_identity_whoever_logs_in() -> None:
+    here = db.identity("postgresql://hub:one@db.example:5432/shop", "hub")
+    assert db.identity("postgresql://admin:two@db.example/shop?sslmode=require", "hub") == here
+    others = [("postgresql://db.example/shop", "other"), ("postgresql://db.example/toys", "hub")]
+    others += [("postgresql://db.example:5433/shop", "hub"), ("service=shop", "hub"), ("service=toys", "hub")]
+    assert len({here, *(db.identity(*other) for other in others)}) == len(others) + 1
+    assert here.isalnum()
+
+
 def test_an_unreadable_url_is_bad_input_that_repeats_nothing_of_it() -> None:
     with pytest.raises(BadInput) as refused:
         db.conninfo("postgresql://hub:very-secret@host:port:1/x?nonsense", "hub", name="x")

@@ -250,7 +250,7 @@ def intake(
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
 ) -> None:
-    """Take in what VTEX and marketplaces send. Any number may share one port of a machine."""
+    """Take in what VTEX and marketplaces send. Any number of one database and schema may share a machine's port."""
     from tasks.intake import run
 
     settings, _ = _surroundings()

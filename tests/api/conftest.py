@@ -18,7 +18,7 @@ from hub.model import Ask, Story
 from hub.outcome import Done, Ending, Plan, settle
 from hub.stores import Registry, SecretBox, Store
 from tasks.api import opened
-from tasks.intake import listening
+from tasks.shared_port import listening
 
 _numbers = itertools.count(1)
 CONTEXTS = ("catalog", "price", "stock", "order", "fulfilment", "load", "lot")

@@ -10,7 +10,7 @@ from cryptography.fernet import Fernet
 from hub.model import Ask
 from hub.stores import SecretBox
 from tasks.api import opened
-from tasks.intake import listening
+from tasks.shared_port import listening
 from tests.api.conftest import CONTEXTS, Shelf
 
 

@@ -6,7 +6,8 @@ import sys
 from hub.settings import Settings
 from hub.stores import SecretBox
 from tasks.app import make_app
-from tasks.intake import listening, opened
+from tasks.intake import opened
+from tasks.shared_port import listening
 from tasks.wake import Waker
 from tests.chaos.doubles import AnswersFirst
 

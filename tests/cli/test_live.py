@@ -1,11 +1,13 @@
 """The commands on a running hub: what people do from the first minute on."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from tests.cell import WITHOUT_LOOKS, Cell, Shop, until
+from tests.cell import ROOT, WITHOUT_LOOKS, Cell, Shop, until
 from tests.cli.conftest import Hub
 
 
@@ -313,3 +315,38 @@ def test_the_doctor_finds_a_running_hub_well_but_for_what_does_not_run(cell: Cel
     assert set(well) <= verdicts.keys()
     assert verdicts["logs endpoint"] == "failed"  # the cell has none
     assert all(look["do"] for look in told["checks"] if look["verdict"] == "failed")
+
+
+@pytest.mark.parametrize("process", ["intake", "api"])
+def test_a_process_of_another_installation_stays_away_from_the_port_of_an_intake(cell: Cell, process: str) -> None:
+    port = cell.intake_url.rpartition(":")[2]
+    ended = subprocess.run(
+        [sys.executable, "-m", "hub.cli", process, "--port", port],
+        env={**cell.env, "HUB_SCHEMA": "other", "HUB_PREFIX": "other"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr.splitlines()) == (
+        2,
+        [
+            f"port is '{port}': is served by something else than `hub {process}` of this database and schema; "
+            "choose another --port, or end it first"
+        ],
+    )
+
+
+def test_a_second_intake_of_the_same_installation_shares_the_port_and_serves_on_alone(cell: Cell) -> None:
+    shop = cell.shop()
+    cell.start("second intake", "intake", "--port", cell.intake_url.rpartition(":")[2])
+    try:
+        until(lambda: "intake listens on" in cell.log("second intake"), why="the second intake does not come up")
+        cell.stop("intake")
+        cell.wait_ready()
+        assert shop.modified("1", stock=True).status_code == 200
+    finally:
+        cell.stop("second intake")
+        cell.start_intake()
+        cell.wait_ready()

@@ -19,7 +19,8 @@ from hub.settings import SPOOL_BYTES
 from hub.stores import Registry, SecretBox
 from tasks.bounded_http import Bounds
 from tasks.group_commit import PATIENCE_SECONDS
-from tasks.intake import listening, opened
+from tasks.intake import opened
+from tasks.shared_port import listening
 from tests.cell import requests_counted
 
 PATIENCE = 60.0

@@ -7,11 +7,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
+from hub.errors import BadInput
 from tasks.bounded_http import Bounds
+from tasks.shared_port import HEADER, joined, listening, mark
+from tests.cell import held_place
 from tests.intake.conftest import UNHURRIED, Running, serving, until
 
 BOUNDS = Bounds(head_bytes=4_096, body_bytes=10_000, bodies=8, bodies_of_one=2, waiting=4, answer_seconds=1.5)
@@ -29,8 +32,12 @@ def token(intake: Running) -> str:
     return intake.add_store()
 
 
+def port_of(intake: Running) -> int:
+    return int(intake.url.rsplit(":", 1)[1])
+
+
 def connect(intake: Running) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", int(intake.url.rsplit(":", 1)[1])), timeout=15)
+    return socket.create_connection(("127.0.0.1", port_of(intake)), timeout=15)
 
 
 def request(token: str, *, body: bytes = BODY, more: str = "") -> bytes:
@@ -236,3 +243,90 @@ def test_hosts_that_are_in_order_are_let_in_one_after_the_other(intake: Running,
     with connect(intake) as connection:
         connection.sendall(named + request(token) + named)
         assert read(connection, 3) == [200, 200, 200]
+
+
+# ---------------------------------------------------------------- a port that several share
+
+
+def refusal(port: int, ours: str = "intake of this test") -> str:
+    with pytest.raises(BadInput) as refused:
+        joined("127.0.0.1", port, ours)
+    return str(refused.value)
+
+
+def test_an_intake_joins_the_port_of_another_of_the_same_database_and_schema(intake: Running) -> None:
+    ours = mark("intake", intake.database, "hub")
+    with joined("127.0.0.1", port_of(intake), ours), connect(intake) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert read(connection, 1) == [200], "who joined and does not serve yet is sent nobody"
+
+
+def test_an_intake_stays_away_from_the_port_of_another_schema_database_or_kind(intake: Running) -> None:
+    for others in (
+        mark("intake", intake.database, "other"),
+        mark("intake", f"{intake.database}2", "hub"),
+        mark("api", intake.database, "hub"),
+    ):
+        said = refusal(port_of(intake), others)
+        assert said.startswith(f"port is '{port_of(intake)}': is served by something else than `hub ")
+        assert said.endswith("choose another --port, or end it first")
+
+
+def test_what_an_intake_says_of_itself_shows_neither_server_nor_database(intake: Running) -> None:
+    kind, _, digest = intake.get("livez").headers[HEADER].partition(" ")
+    assert kind == "intake"
+    assert re.fullmatch(r"[0-9a-f]{32}", digest)
+
+
+@contextmanager
+def stranger(answer: bytes, *, answers: int = 1) -> Iterator[int]:
+    """A port that somebody else shares with whoever comes; it says the same to so many who ask."""
+    with listening("127.0.0.1", 0) as door:
+
+        def serve() -> None:
+            for _ in range(answers):
+                connection, _ = door.accept()
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield door.getsockname()[1]
+        thread.join(timeout=15)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        b"SSH-2.0\r\n",
+    ],
+    ids=["another server", "nothing there", "no HTTP"],
+)
+def test_an_intake_stays_away_from_the_port_of_a_stranger(answer: bytes) -> None:
+    with stranger(answer) as port:
+        assert "is served by something else than `hub intake`" in refusal(port)
+
+
+def test_an_intake_stays_away_from_a_port_where_nobody_answers() -> None:
+    with listening("127.0.0.1", 0) as silent:
+        assert "is served by something that does not answer" in refusal(silent.getsockname()[1])
+
+
+def test_who_has_no_time_is_asked_again() -> None:
+    busy = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+    with stranger(busy, answers=3) as port:
+        assert "is served by something that does not answer" in refusal(port)
+
+
+def test_a_port_that_is_held_and_not_served_is_free() -> None:
+    with closing(held_place()) as place, joined("127.0.0.1", place.getsockname()[1], "intake of this test") as ours:
+        assert ours.getsockname() == place.getsockname()
+
+
+def test_a_port_that_nobody_may_share_is_told_as_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert "cannot be used (Address already in use)" in refusal(taken.getsockname()[1])
