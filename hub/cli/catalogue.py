@@ -109,7 +109,7 @@ def _explained(told: Explanation) -> Iterator[str]:
         yield " ".join(f"{_short(cell):<20}" for cell in cells).rstrip() + f"  {sign}"
     yield ""
     for row in told.rows:
-        yield _row(row)
+        yield row_sentence(row)
     if not told.rows:
         yield "the hub was never asked for it"
     yield f"next      {told.next_step}"
@@ -119,13 +119,14 @@ def _explained(told: Explanation) -> Iterator[str]:
         yield f"     {'':<12} → {one.do}"
 
 
-def _row(row: KeyState) -> str:
+def row_sentence(row: KeyState) -> str:
+    """What the hub keeps of a key in one context."""
     parts = [f"{row.context:<9} {row.status}, {_WORK.get(row.work, row.work)}"]
     if row.code:
         parts.append(f"code {row.code}")
     if row.attempts:
         parts.append(f"{row.attempts} failed attempts")
-    if row.demands:
+    if row.demands and row.pending is not None:
         parts.append(f"asked {age(row.pending)} ago")
     if row.due is not None:
         parts.append(f"due in {age(row.due)}" if row.due > 0 else "due now")

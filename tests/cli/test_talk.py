@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from hub.cli.catalogue import row_sentence
 from hub.cli.letters import moment
 from hub.cli.talk import Missing, age, exit_code
 from hub.db import StorageAway, StorageRefused
 from hub.errors import AuthLost, BadInput, CircuitOpen, Conflict, HubError, NotFound, Problem, Unavailable
+from hub.reports import KeyState
 from tests.cli.conftest import Hub, keyboard
 
 
@@ -41,6 +43,16 @@ def test_every_kind_of_end_has_its_exit_code(error: HubError, code: int) -> None
 )
 def test_ages_are_short(seconds: float | None, text: str) -> None:
     assert age(seconds) == text
+
+
+def row(*, pending: float | None) -> KeyState:
+    asked: tuple[str, str, str, None, int, int] = ("price", "s", "failing", None, 2, 1)
+    return KeyState(*asked, pending, 60.0, 5.0, (), None, None, None, None, None, None)
+
+
+def test_a_demand_whose_age_nobody_knows_is_told_without_one() -> None:
+    assert "asked 7s ago" in row_sentence(row(pending=7.0))
+    assert "asked" not in row_sentence(row(pending=None))
 
 
 def test_moments_without_a_zone_are_utc() -> None:
