@@ -87,8 +87,9 @@ class Desk:
 
     def store(self, slug: str) -> Store:
         """A store by name. `Missing` with a suggestion."""
+        registry = self.registry  # a key that cannot be used is no store that is missing
         try:
-            return self.registry.get(slug)
+            return registry.get(slug)
         except BadInput as unknown:
             raise Missing(unknown.problems) from None
 

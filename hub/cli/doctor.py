@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -63,6 +66,9 @@ def _looks(*, stores: bool) -> Iterator[Look]:
     except BadInput as wrong:
         for problem in wrong.problems:
             yield Look("failed", "settings", problem.sentence())
+        _, key = _key()
+        if key.verdict == "failed" and (os.environ.get("HUB_KEY") or os.environ.get("HUB_KEY_FILE")):
+            yield key
         return
     contexts = f"{len(settings.contexts)} contexts in {len(settings.pools)} pools, layout {settings.layout}"
     yield Look("ok", "settings", contexts)
@@ -83,10 +89,29 @@ def _looks(*, stores: bool) -> Iterator[Look]:
 def _key() -> tuple[SecretBox | None, Look]:
     from hub.stores import SecretBox
 
+    env = desk.surroundings()
     try:
-        return SecretBox.from_env(desk.surroundings()), Look("ok", "key", "can be used")
+        return SecretBox.from_env(env), Look("ok", "key", "can be used")
     except BadInput as wrong:
-        return None, Look("failed", "key", str(wrong), "make one: hub key create")
+        return None, Look("failed", "key", str(wrong), _key_advice(env))
+
+
+def _key_advice(env: Mapping[str, str]) -> str:
+    """What works for this key: one is made only where there is none."""
+    named = env.get("HUB_KEY_FILE", "")
+    if env.get("HUB_KEY"):
+        return "set HUB_KEY to the key of the other processes"
+    if not named:
+        return "make one: hub key create"
+    try:
+        found = Path(named).stat()
+    except FileNotFoundError:
+        return "name the right file, or make this one: hub key create"
+    except OSError:
+        return "name a file that this user can read"
+    if not stat.S_ISREG(found.st_mode) or not os.access(named, os.R_OK):
+        return "name a file that this user can read"
+    return f"chmod 600 {named}" if stat.S_IMODE(found.st_mode) & 0o077 else "name the file with the right key"
 
 
 def _database(settings: Settings) -> Iterator[Look]:
@@ -269,6 +294,13 @@ def _store(links: Links, slug: str, *, ask: bool) -> Iterator[Look]:
     try:
         link = links.get(slug)
         found = check(link) if ask and link is not None else []
+    except BadInput as wrong:
+        anew = f"hub store credentials {slug}"
+        if {problem.field for problem in wrong.problems} & {"HUB_KEY", "HUB_KEY_FILE"}:
+            # What is entered under a wrong key is sealed with it, and then no single key opens everything.
+            anew = f"give the right key; only if it is lost: hub store rotate-token {slug}, then {anew}"
+        yield Look("failed", what, str(wrong), anew)
+        return
     except HubError as fault:
         yield Look("failed", what, str(fault), f"hub store credentials {slug}")
         return

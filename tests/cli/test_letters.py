@@ -8,13 +8,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from cryptography.fernet import Fernet
 from psycopg_pool import ConnectionPool
 
 from hub import db
 from hub.ledger import Ledger
 from hub.stores import Registry, SecretBox, Store
 from tasks.replay import work_off
-from tests.cli.conftest import Hub
+from tests.cli.conftest import Hub, keyboard
 
 
 @pytest.fixture
@@ -215,3 +216,23 @@ def test_settings_of_a_store_are_replaced_as_a_whole_and_shown_first(hub: Hub, s
     assert hub("store", "configure", "acme-mkt", "-", stdin=wanted).out == "acme-mkt: nothing differs\n"
     wrong = hub("store", "configure", "acme-mkt", "-", stdin='{"markup": 1, "order_policy": "lax"}', code=2)
     assert len(wrong.lines) == 2
+
+
+def test_a_wrong_key_is_to_be_replaced_before_anything_is_entered_under_it(
+    hub: Hub, store: Store, env: dict[str, str]
+) -> None:
+    secrets = json.dumps({"vtex": {"app_key": "k", "app_token": "t"}, "marketplace": {"token": "x"}})
+    hub("store", "credentials", store.slug, "--no-check", stdin=secrets)
+    other = keyboard({**env, "HUB_KEY": Fernet.generate_key().decode()})
+
+    def look() -> dict[str, str]:
+        told = other("doctor", "--no-stores", "--json", code=1).json
+        return next(look for look in told["checks"] if look["what"] == f"store {store.slug}")
+
+    advice = look()["do"]
+    assert advice.startswith("give the right key; only if it is lost: ")
+    # The key is lost: what is advised then works.
+    assert advice.endswith("hub store rotate-token acme-mkt, then hub store credentials acme-mkt")
+    other("store", "rotate-token", store.slug, "--yes")
+    other("store", "credentials", store.slug, "--no-check", stdin=secrets)
+    assert "none of the keys opens" not in look()["found"]

@@ -128,6 +128,38 @@ def test_a_key_is_made_where_the_environment_says(env: dict[str, str], tmp_path:
     named("store", "list")
 
 
+@pytest.mark.parametrize("words", ["store show acme-mkt", "sku explain acme-mkt 1", "store list", "intake"])
+def test_a_key_that_cannot_be_read_is_wrong_use_and_no_missing_store(env: dict[str, str], words: str) -> None:
+    keyless = keyboard({**env, "HUB_KEY": "", "HUB_KEY_FILE": "/nope"})
+    (line,) = keyless(*words.split(), code=2).lines
+    assert line == "HUB_KEY_FILE is '/nope': cannot be read (No such file or directory)"
+
+
+def key_look(env: dict[str, str], **changes: str) -> dict[str, str]:
+    told = keyboard({**env, "HUB_KEY": "", **changes})("doctor", "--no-stores", "--json", code=1).json
+    (look,) = (look for look in told["checks"] if look["what"] == "key")
+    return dict(look)
+
+
+def test_the_doctor_has_a_key_made_only_where_there_is_none(env: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    assert key_look(env)["do"] == "make one: hub key create"
+    assert key_look(env, HUB_KEY_FILE=str(file))["do"] == "name the right file, or make this one: hub key create"
+    file.write_text("no key at all")
+    file.chmod(0o640)
+    assert key_look(env, HUB_KEY_FILE=str(file))["do"] == f"chmod 600 {file}"
+    file.chmod(0o600)
+    assert key_look(env, HUB_KEY_FILE=str(file))["do"] == "name the file with the right key"
+    for elsewhere in (tmp_path, file / "key"):
+        assert key_look(env, HUB_KEY_FILE=str(elsewhere))["do"] == "name a file that this user can read"
+    assert key_look(env, HUB_KEY="x")["do"] == "set HUB_KEY to the key of the other processes"
+
+
+def test_the_doctor_tells_a_wrong_key_beside_wrong_settings(env: dict[str, str]) -> None:
+    look = key_look(env, HUB_KEY_FILE="/nope", HUB_PLAN="nonsense")
+    assert look["found"] == "HUB_KEY_FILE is '/nope': cannot be read (No such file or directory)"
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
