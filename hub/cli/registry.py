@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -83,7 +83,11 @@ def add(
     chosen = _settings_given(settings, vtex_url=vtex_url, marketplace_url=marketplace_url)
     known = adapters()
     with desk.opened() as at:
-        draft = _draft(at, name, account, affiliate, sales_channel, marketplace, chosen)
+        try:
+            draft = _draft(at, name, account, affiliate, sales_channel, marketplace, chosen)
+        except BadInput as wrong:
+            fields = known[marketplace].manifest.secret_fields if marketplace in known else ()
+            raise BadInput([*wrong.problems, *_wrong_secrets(credentials, fields)]) from None
         manifest = known[marketplace].manifest
         if manifest.webhook is not None and "webhook" not in chosen:
             webhook = manifest.webhook
@@ -393,6 +397,16 @@ def _secrets_given(source: str, fields: tuple[str, ...]) -> dict[Side, dict[str,
     if problems:
         raise BadInput(problems)
     return sides
+
+
+def _wrong_secrets(source: str, fields: tuple[str, ...]) -> Sequence[Problem]:
+    """What is wrong with a file of credentials; nobody is asked, and standard input is left alone."""
+    try:
+        if source not in {"", "-"}:
+            _secrets_given(source, fields)
+    except BadInput as wrong:
+        return wrong.problems
+    return ()
 
 
 def _one_side(source: str, side: Side, fields: tuple[str, ...]) -> dict[str, str]:

@@ -211,6 +211,12 @@ def test_credentials_that_cannot_be_read_are_never_repeated(hub: Hub, given: str
     assert "nonsense" not in said.talk
 
 
+def test_credentials_that_are_not_there_are_told_beside_all_else_that_is_wrong(hub: Hub) -> None:
+    words = ["--account", "acme", "--affiliate", "AEI", "--sales-channel", "0", "--marketplace", "sandbox-lot"]
+    said = hub("store", "add", "acme-mkt", *words, "--credentials", "/nope", code=2)
+    assert [line.split()[0].rstrip(":") for line in said.lines] == ["affiliate", "sales_channel", "--credentials"]
+
+
 def test_settings_of_a_store_are_checked_as_a_whole(hub: Hub, tmp_path: Path) -> None:
     file = tmp_path / "store.json"
     file.write_text(json.dumps({"pricing": {"markup": "-1"}, "colour": "red", "order_policy": "lax"}))
