@@ -66,12 +66,15 @@ class ReconcileGroup(Group):
 
 reconcile_app = typer.Typer(
     cls=ReconcileGroup,
-    help="Compare what the hub believes with what both sides show: hub reconcile --all, after a restored backup.",
+    help="Compare what the hub believes with what both sides show: hub reconcile --all, after a restored backup. "
+    "What else it takes: hub reconcile start --help",
     no_args_is_help=True,
 )
 
 load_app = typer.Typer(
-    cls=LoadGroup, help="Bring a store's whole catalogue over: hub load STORE.", no_args_is_help=True
+    cls=LoadGroup,
+    help="Bring a store's whole catalogue over: hub load STORE. What else it takes: hub load start --help",
+    no_args_is_help=True,
 )
 
 Follow = Annotated[bool, typer.Option("--follow/--no-follow", help="Stay and watch it.")]

@@ -226,6 +226,12 @@ def test_settings_of_a_store_are_checked_as_a_whole(hub: Hub, tmp_path: Path) ->
     assert any("order_policy" in line for line in said.lines)
 
 
+@pytest.mark.parametrize("group", ["load", "reconcile"])
+def test_help_of_a_group_that_takes_a_store_says_where_its_options_are(hub: Hub, group: str) -> None:
+    assert f"hub {group} start --help" in " ".join(hub(group, "--help").out.split())
+    assert "--follow" in hub(group, "start", "--help").out
+
+
 # ---------------------------------------------------------------- as a process of its own
 
 
