@@ -7,9 +7,10 @@ import difflib
 import json
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final, Protocol, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from hub.errors import BadInput, Problem
@@ -30,6 +31,26 @@ class Unshown(ValueError):  # noqa: N818 – named by what it does to the value
     def __init__(self, message: str, shown: str = "") -> None:
         self.shown = shown
         super().__init__(message)
+
+
+_Number = TypeVar("_Number", int, float, Decimal)
+
+DECIMAL_PLACES: Final = 24
+"""Of a `Decimal` that somebody writes: enough for every digit of a float from 0.000001 on, as programs write JSON."""
+
+
+def within(least: str, most: str, what: str = "a number") -> AfterValidator:
+    """For the annotation of a number: from `least` to `most`, both of them allowed; else a problem that names both."""
+
+    def check(number: _Number) -> _Number:
+        kind = type(number)
+        if not kind(least) <= number <= kind(most):
+            raise ValueError(f"write {what} from {least} to {most}")
+        if isinstance(number, Decimal) and -int(number.as_tuple().exponent) > DECIMAL_PLACES:
+            raise ValueError(f"write at most {DECIMAL_PLACES} decimal places")
+        return number
+
+    return AfterValidator(check)
 
 
 class Naming(Protocol):

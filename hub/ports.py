@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from hub.errors import Problem
 from hub.model import (
@@ -29,6 +29,7 @@ from hub.model import (
     VtexOrder,
     Written,
 )
+from hub.parsing import within
 from hub.rules import ListingRules, Rules
 
 
@@ -36,8 +37,8 @@ from hub.rules import ListingRules, Rules
 class Limit:
     """A budget of calls: `rate` per second with `burst`, shared by everybody who has the same `account`."""
 
-    rate: float
-    burst: int = 1
+    rate: Annotated[float, within("0.000001", "100000", "calls per second")]
+    burst: Annotated[int, within("1", "100000", "calls")] = 1
 
 
 @dataclass(frozen=True, slots=True)

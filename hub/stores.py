@@ -14,14 +14,13 @@ import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from psycopg.types.json import Jsonb
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from hub import db
 from hub.errors import BadInput, Problem, Side
@@ -106,16 +105,6 @@ class StoreSettings(BaseModel):
     marketplace_limit: Limit | None = None
     webhook: Webhook | None = None
 
-    @model_validator(mode="after")
-    def _plausible(self) -> StoreSettings:
-        faults = [*_pricing_faults(self.pricing), *_inventory_faults(self.inventory)]
-        for name, limit in (("vtex_limit", self.vtex_limit), ("marketplace_limit", self.marketplace_limit)):
-            if limit and (limit.rate <= 0 or limit.burst < 1):
-                faults.append(f"{name}: write a rate above 0 and a burst of at least 1")
-        if faults:
-            raise ValueError("; ".join(faults))
-        return self
-
     def decides_as(self, other: StoreSettings) -> bool:
         """Whether the same is sent by these settings as by others, and to the same place."""
         return all(getattr(self, name) == getattr(other, name) for name in _DECIDING)
@@ -138,33 +127,6 @@ class StoreSettings(BaseModel):
 
 _DECIDING: Final = ("vtex_url", "marketplace_url", "simulation", "pricing", "inventory", "defaults", "mapper_url")
 """Settings with which other values are read, worked out or shown for a SKU that did not change."""
-
-
-def _pricing_faults(rules: PricingRules) -> list[str]:
-    faults = [
-        f"pricing.{name}: write a percentage of 0 or more"
-        for name, value in (("markup", rules.markup), ("commission", rules.commission))
-        if value < 0
-    ]
-    if rules.commission_method == "gross_up" and rules.commission >= 100:
-        faults.append("pricing.commission: gross_up needs less than 100")
-    if rules.conversion <= 0:
-        faults.append("pricing.conversion: write a factor above 0")
-    if any(bound is not None and bound < 0 for bound in (rules.minimum, rules.maximum)):
-        faults.append("pricing.minimum, pricing.maximum: write cents, 0 or more")
-    if rules.minimum is not None and rules.maximum is not None and rules.minimum > rules.maximum:
-        faults.append("pricing.minimum: must not be above pricing.maximum")
-    return faults
-
-
-def _inventory_faults(rules: InventoryRules) -> list[str]:
-    faults = [] if Decimal(0) <= rules.percentage <= 100 else ["inventory.percentage: write 0 to 100"]
-    faults += [
-        f"inventory.{name}: write 0 or more"
-        for name, value in (("safety", rules.safety), ("cap", rules.cap), ("minimum", rules.minimum))
-        if value is not None and value < 0
-    ]
-    return faults
 
 
 @dataclass(frozen=True, slots=True)

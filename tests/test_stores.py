@@ -247,19 +247,32 @@ def test_settings_come_back_as_they_were_given(registry: Registry) -> None:
 @pytest.mark.parametrize(
     ("tree", "expected"),
     [
-        ({"pricing": {"markup": -1}}, "pricing.markup: write a percentage of 0 or more"),
-        ({"pricing": {"commission": 100, "commission_method": "gross_up"}}, "gross_up needs less than 100"),
-        ({"pricing": {"conversion": 0}}, "pricing.conversion: write a factor above 0"),
-        ({"pricing": {"minimum": 2, "maximum": 1}}, "pricing.minimum: must not be above pricing.maximum"),
+        ({"pricing": {"markup": -1}}, "settings.pricing.markup is '-1': write a percentage from 0 to 1000"),
+        ({"pricing": {"markup": "1e999"}}, "settings.pricing.markup is '1e999': write a percentage from 0 to 1000"),
+        ({"pricing": {"markup": 10**30}}, f"settings.pricing.markup is '{10**30}': write a percentage from 0 to"),
+        ({"pricing": {"markup": "0." + "1" * 25}}, "write at most 24 decimal places"),
+        ({"pricing": {"commission": 1e20}}, "settings.pricing.commission is '1e+20': write a percentage from 0 to"),
+        (
+            {"pricing": {"commission": 100, "commission_method": "gross_up"}},
+            "settings.pricing.commission_method is 'gross_up': needs a `commission` of at most 99",
+        ),
+        ({"pricing": {"conversion": 0}}, "pricing.conversion is '0': write a factor from 0.000001 to 1000000"),
+        ({"pricing": {"conversion": "1e-999"}}, "pricing.conversion is '1e-999': write a factor from 0.000001 to"),
+        ({"pricing": {"conversion": "1e999"}}, "pricing.conversion is '1e999': write a factor from 0.000001 to"),
+        ({"pricing": {"minimum": -1}}, "pricing.minimum is '-1': write cents from 0 to 1000000000000"),
+        ({"pricing": {"maximum": 10**20 - 1}}, "write cents from 0 to 1000000000000"),
+        ({"pricing": {"minimum": 2, "maximum": 1}}, "pricing.maximum is '1': write at least `minimum` (2)"),
         ({"pricing": {"minimum": 1.5}}, "settings.pricing.minimum is '1.5'"),
         (
             {"pricing": {"rounding": ".95"}},
             "settings.pricing.rounding is '.95': write 'none', 'nearest', '.90' or '.99'",
         ),
-        ({"inventory": {"percentage": 101}}, "inventory.percentage: write 0 to 100"),
-        ({"inventory": {"safety": -1}}, "inventory.safety: write 0 or more"),
+        ({"inventory": {"percentage": 101}}, "inventory.percentage is '101': write a percentage from 0 to 100"),
+        ({"inventory": {"safety": -1}}, "inventory.safety is '-1': write pieces from 0 to 2147483647"),
+        ({"inventory": {"cap": 10**20}}, "write pieces from 0 to 2147483647"),
         ({"look_again": [0]}, "settings.look_again.0 is '0': write a number greater than 0"),
-        ({"vtex_limit": {"rate": 0}}, "vtex_limit: write a rate above 0"),
+        ({"vtex_limit": {"rate": 0}}, "vtex_limit.rate is '0': write calls per second from 0.000001 to 100000"),
+        ({"vtex_limit": {"rate": 1, "burst": 0}}, "vtex_limit.burst is '0': write calls from 1 to 100000"),
         ({"vtex_limit": {"rates": 1}}, "settings.vtex_limit.rates is '1': unknown key; did you mean 'rate'?"),
         ({"hub_url": "https://user:pw@host"}, "write an http(s) URL with a host, without user, password and query"),
         ({"defaults": {"brand": 1}}, "settings.defaults.brand is '1': write a valid string"),
@@ -270,6 +283,44 @@ def test_each_implausible_setting_is_told(tree: dict[str, Any], expected: str) -
     with pytest.raises(BadInput) as refused:
         parse_settings(tree)
     assert any(expected in problem for problem in told(refused)), told(refused)
+
+
+def test_no_implausible_setting_hides_another() -> None:
+    with pytest.raises(BadInput) as refused:
+        parse_settings(
+            {
+                "pricing": {"markup": "1e999", "commission": -1, "conversion": "x", "minimum": 9, "maximum": 8},
+                "inventory": {"percentage": -1, "cap": -1},
+                "order_policy": "lax",
+                "marketplace_limit": {"rate": -1, "burst": 0},
+            }
+        )
+    assert [problem.field for problem in refused.value.problems] == [
+        "settings.pricing.markup",
+        "settings.pricing.commission",
+        "settings.pricing.conversion",
+        "settings.pricing.maximum",
+        "settings.inventory.percentage",
+        "settings.inventory.cap",
+        "settings.order_policy",
+        "settings.marketplace_limit.rate",
+        "settings.marketplace_limit.burst",
+    ]
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"pricing": {"markup": 1000, "commission": 1000, "conversion": 1e6, "minimum": 10**12, "maximum": 10**12}},
+        {"pricing": {"commission": 99, "commission_method": "gross_up", "conversion": 1.2345678901234567e-06}},
+        {"pricing": {"markup": 100 / 3, "conversion": 1 / 7000, "maximum": None}},
+        {"inventory": {"percentage": 0, "safety": 2**31 - 1, "cap": 2**31 - 1, "minimum": 2**31 - 1}},
+        {"vtex_limit": {"rate": 1e-6, "burst": 100_000}, "marketplace_limit": {"rate": 100_000}},
+    ],
+)
+def test_what_stands_on_a_bound_or_was_written_by_a_program_is_taken(tree: dict[str, Any]) -> None:
+    chosen = json.loads(parse_settings(tree).model_dump_json(exclude_defaults=True))
+    assert parse_settings(chosen) == parse_settings(tree)
 
 
 @pytest.mark.parametrize(

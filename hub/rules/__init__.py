@@ -9,7 +9,47 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import AfterValidator, ValidationInfo
+
+from hub.parsing import within
+
+LARGEST_CENTS: Final = 1_000_000_000_000
+"""Ten thousand million units: more than a thing costs in any currency."""
+
+LARGEST_PERCENTAGE: Final = 1000
+"""Of a markup or commission: eleven times the price. More is a slip, such as cents where per cent was meant."""
+
+LARGEST_GROSS_UP: Final = 99
+"""Of a commission that is grossed up: a hundred times the price; at 100 there is no price that leaves anything."""
+
+LARGEST_PIECES: Final = 2_147_483_647
+"""No store has more of one SKU, and no marketplace counts further."""
+
+# Together: the largest price that VTEX's door lets in (2**53 - 1) has 25 digits after the largest of all these. Decimal
+# computes with 28, and refuses to round what has more to whole cents.
+Percentage = Annotated[Decimal, within("0", str(LARGEST_PERCENTAGE), "a percentage")]
+Share = Annotated[Decimal, within("0", "100", "a percentage")]
+Factor = Annotated[Decimal, within("0.000001", "1000000", "a factor")]
+"""Of a currency: the dearest there is costs less than a million of the cheapest."""
+
+Cents = Annotated[int, within("0", str(LARGEST_CENTS), "cents")]
+Pieces = Annotated[int, within("0", str(LARGEST_PIECES), "pieces")]
+
+
+def _leaves_something(method: str, told: ValidationInfo) -> str:
+    commission = told.data.get("commission")
+    if method == "gross_up" and commission is not None and commission > LARGEST_GROSS_UP:
+        raise ValueError(f"needs a `commission` of at most {LARGEST_GROSS_UP}")
+    return method
+
+
+def _not_below_minimum(maximum: int, told: ValidationInfo) -> int:
+    minimum = told.data.get("minimum")
+    if minimum is not None and maximum < minimum:
+        raise ValueError(f"write at least `minimum` ({minimum})")
+    return maximum
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +57,8 @@ class PricingRules:
     """How a VTEX price becomes the marketplace's (vtex.md 6.4, 7.7).
 
     Applied in this order: base (`promotions`, `unit`) → `markup` and `commission` → `conversion` → `rounding` →
-    `minimum` and `maximum`. Percentages are 0…; money is integer cents; `conversion` is the price of one unit of the
-    channel's currency in the marketplace's.
+    `minimum` and `maximum`. Money is integer cents; `conversion` is the price of one unit of the channel's currency in
+    the marketplace's.
 
     `commission_method`: `add` is the plain addition of percentages (15 % + 20 % on 100.00 ⇒ 135.00); `gross_up`
     divides, so that what is left after the commission is the marked-up price.
@@ -30,14 +70,14 @@ class PricingRules:
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
-    markup: Decimal = Decimal(0)
-    commission: Decimal = Decimal(0)
-    commission_method: Literal["add", "gross_up"] = "add"
-    conversion: Decimal = Decimal(1)
+    markup: Percentage = Decimal(0)
+    commission: Percentage = Decimal(0)
+    commission_method: Annotated[Literal["add", "gross_up"], AfterValidator(_leaves_something)] = "add"
+    conversion: Factor = Decimal(1)
     rounding: Literal["none", "nearest", ".90", ".99"] = "none"
     direction: Literal["nearest", "up", "down"] = "nearest"
-    minimum: int | None = None
-    maximum: int | None = None
+    minimum: Cents | None = None
+    maximum: Annotated[Cents, AfterValidator(_not_below_minimum)] | None = None
     promotions: bool = True
     unit: Literal["item", "unit"] = "unit"
 
@@ -52,10 +92,10 @@ class InventoryRules:
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
-    percentage: Decimal = Decimal(100)
-    safety: int = 0
-    cap: int | None = None
-    minimum: int = 0
+    percentage: Share = Decimal(100)
+    safety: Pieces = 0
+    cap: Pieces | None = None
+    minimum: Pieces = 0
 
 
 @dataclass(frozen=True, slots=True)

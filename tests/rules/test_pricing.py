@@ -3,11 +3,12 @@
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hub.model import Price
-from hub.rules import PricingRules
+from hub.parsing import DECIMAL_PLACES
+from hub.rules import LARGEST_CENTS, LARGEST_GROSS_UP, LARGEST_PERCENTAGE, PricingRules
 from hub.rules.pricing import base_price, decimal_text, price_of, rounded_cents, shown_cents, with_commission
 from tests.fakes import an_offer
 
@@ -24,6 +25,31 @@ RULES = st.builds(
     minimum=st.none() | st.integers(1, 10_000),
     maximum=st.none() | st.integers(10_000, 100_000_000),
 )
+
+LARGEST_OF_VTEX = 2**53 - 1
+WILDEST = st.integers(-LARGEST_OF_VTEX, LARGEST_OF_VTEX)
+
+
+@st.composite
+def wild_rules(draw: st.DrawFn) -> PricingRules:
+    """Anything that a store may choose, up to its bounds."""
+    method = draw(st.sampled_from(["add", "gross_up"]))
+    most = LARGEST_GROSS_UP if method == "gross_up" else LARGEST_PERCENTAGE
+    places = draw(st.integers(0, DECIMAL_PLACES))
+    bound = st.integers(0, LARGEST_CENTS)
+    minimum = draw(st.none() | bound)
+    return PricingRules(
+        markup=draw(st.decimals(0, LARGEST_PERCENTAGE, places=places)),
+        commission=draw(st.decimals(0, most, places=places)),
+        commission_method=method,
+        conversion=draw(st.decimals("0.000001", 1_000_000, places=max(6, places))),
+        rounding=draw(st.sampled_from(["none", "nearest", ".90", ".99"])),
+        direction=draw(st.sampled_from(["nearest", "up", "down"])),
+        minimum=minimum,
+        maximum=draw(st.none() | st.integers(minimum or 0, LARGEST_CENTS)),
+        promotions=draw(st.booleans()),
+        unit=draw(st.sampled_from(["item", "unit"])),
+    )
 
 
 @pytest.mark.scenario("PRC-02", rule=True)
@@ -145,3 +171,23 @@ def test_what_is_left_after_a_grossed_up_commission_is_the_marked_up_price(amoun
     shown = with_commission(Decimal(amount), rules)
     left = shown * (100 - commission) / 100
     assert abs(left - Decimal(amount) * (100 + markup) / 100) < Decimal("0.000001")
+
+
+@given(rules=wild_rules(), price=WILDEST, listed=st.none() | WILDEST)
+@example(
+    rules=PricingRules(
+        markup=Decimal(LARGEST_PERCENTAGE),
+        commission=Decimal(LARGEST_GROSS_UP),
+        commission_method="gross_up",
+        conversion=Decimal(1_000_000),
+        rounding=".99",
+    ),
+    price=LARGEST_OF_VTEX,
+    listed=LARGEST_OF_VTEX,
+)
+def test_whatever_a_store_may_choose_is_computed_and_never_negative(rules, price, listed):
+    shown = price_of(an_offer(price=price, list_price=listed), rules)
+    assert (shown is None) == (price <= 0)
+    if shown is not None:
+        assert 0 <= shown.sale <= shown.list
+    assert min(shown_cents(price, rules, limited=limited) for limited in (True, False)) >= 0
