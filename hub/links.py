@@ -126,7 +126,9 @@ class Links:
         self._stop.set()
 
     def build(self, store: Store) -> Link:
-        """The link of a store as registered now. `BadInput` when its marketplace does not exist."""
+        """The link of a store as registered now. `BadInput` when its marketplace does not exist, or by its `faults`."""
+        if store.faults:
+            raise BadInput(store.faults)
         chosen = adapter(store.marketplace)
         secrets = self.registry.secrets(store.id)
         vtex, token = secrets["vtex"], secrets["hub"].values.get("token", "")

@@ -24,7 +24,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from hub import db
 from hub.errors import BadInput, Problem, Side
-from hub.parsing import Unshown, dotted, parsed, suggestion
+from hub.parsing import Location, Naming, Unshown, dotted, parsed, problems_of, suggestion
 from hub.ports import Limit, Webhook
 from hub.private_file import create_private, read_private
 from hub.rules import InventoryRules, ListingRules, PricingRules, Rules
@@ -105,10 +105,6 @@ class StoreSettings(BaseModel):
     marketplace_limit: Limit | None = None
     webhook: Webhook | None = None
 
-    def decides_as(self, other: StoreSettings) -> bool:
-        """Whether the same is sent by these settings as by others, and to the same place."""
-        return all(getattr(self, name) == getattr(other, name) for name in _DECIDING)
-
     @property
     def rules(self) -> Rules:
         """What decides what is sent, as the contexts take it."""
@@ -131,7 +127,11 @@ _DECIDING: Final = ("vtex_url", "marketplace_url", "simulation", "pricing", "inv
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """One VTEX account selling on one marketplace through one affiliate."""
+    """One VTEX account selling on one marketplace through one affiliate.
+
+    `faults`: what is wrong with the settings that are stored, such as those of a version with wider bounds. Its parts
+    that hold one are as if never set, so nobody may work by them: the store waits until it is configured.
+    """
 
     id: int
     slug: str
@@ -141,11 +141,16 @@ class Store:
     marketplace: str
     status: Status
     settings: StoreSettings
+    faults: tuple[Problem, ...] = ()
 
     @property
     def vtex_url(self) -> str:
         """Base URL of the account, without a slash at its end."""
         return self.settings.vtex_url.replace("{account}", self.account)
+
+    def decides_as(self, settings: StoreSettings) -> bool:
+        """Whether the store sends the same as it would with these settings, and to the same place."""
+        return not self.faults and all(getattr(self.settings, one) == getattr(settings, one) for one in _DECIDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +332,7 @@ class Registry:
             account=account,
             affiliate=affiliate,
             status=status,
-            webhook=stored_settings({"webhook": webhook}, slug=slug).webhook,
+            webhook=stored_settings({"webhook": webhook}, slug=slug)[0].webhook,
             secrets=tuple(values[name] for name in ("webhook_secret", "webhook_previous_secret") if values.get(name)),
         )
 
@@ -421,7 +426,7 @@ class Registry:
                 "update stores set settings = (settings - %s::text[]) || %s, changed_at = now(),"
                 " rules_changed_at = case when %s then rules_changed_at else now() end"
                 f" where id = %s returning {_COLUMNS}",
-                [list(StoreSettings.model_fields), _stored(chosen), chosen.decides_as(store.settings), store.id],
+                [list(StoreSettings.model_fields), _stored(chosen), store.decides_as(chosen), store.id],
             ).fetchone()
             _audit(connection, who, "store configure", store.id, {"settings": json.loads(_json(chosen)), "why": why})
             return _store(_present(row))
@@ -602,11 +607,14 @@ def token_digest(token: str) -> bytes:
 _UNKNOWN: Final = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
 
 
-def stored_settings(tree: Mapping[str, Any], *, slug: str) -> StoreSettings:
-    """Settings as PostgreSQL keeps them; what a newer version of the hub has added is not looked at."""
+def stored_settings(tree: Mapping[str, Any], *, slug: str) -> tuple[StoreSettings, tuple[Problem, ...]]:
+    """Settings as PostgreSQL keeps them, and what is wrong with them; each part that is wrong has its default.
+
+    What a newer version of the hub has added is not looked at.
+    """
     known = json.loads(json.dumps(tree))
     try:
-        return StoreSettings.model_validate_json(json.dumps(known))
+        return StoreSettings.model_validate_json(json.dumps(known)), ()
     except ValidationError as objections:
         newer = [one["loc"] for one in objections.errors(include_url=False) if one["type"] in _UNKNOWN]
     for *path, name in newer:
@@ -614,16 +622,24 @@ def stored_settings(tree: Mapping[str, Any], *, slug: str) -> StoreSettings:
         for part in path:
             place = place[part]
         place.pop(name)
-    return parse_settings(known, slug=slug)
+    try:
+        return StoreSettings.model_validate_json(json.dumps(known)), ()
+    except ValidationError as objections:
+        wrong = {one["loc"][0] for one in objections.errors(include_url=False)}
+        faults = tuple(problems_of(objections, StoreSettings, naming=_naming(slug)))
+    return StoreSettings.model_validate_json(json.dumps({k: v for k, v in known.items() if k not in wrong})), faults
 
 
-def parse_settings(tree: Mapping[str, Any], *, slug: str = "") -> StoreSettings:
+def parse_settings(tree: Mapping[str, Any]) -> StoreSettings:
     """Settings of a store from JSON; `BadInput` with every problem at once, each naming its field."""
+    return parsed(StoreSettings, tree, naming=_naming())
 
-    def naming(location: tuple[int | str, ...], *, missing: bool) -> str:  # noqa: ARG001 – a `Naming`
+
+def _naming(slug: str = "") -> Naming:
+    def naming(location: Location, *, missing: bool) -> str:  # noqa: ARG001 – a `Naming`
         return f"{slug} settings.{dotted(location)}".strip().rstrip(".")
 
-    return parsed(StoreSettings, tree, naming=naming)
+    return naming
 
 
 def _plain(account: str) -> str:
@@ -696,7 +712,8 @@ def _stored(settings: StoreSettings) -> Jsonb:
 
 
 def _store(row: Sequence[Any]) -> Store:
-    store_id, slug, account, affiliate, sales_channel, marketplace, status, settings = row
+    store_id, slug, account, affiliate, sales_channel, marketplace, status, stored = row
+    settings, faults = stored_settings(stored, slug=slug)
     return Store(
         id=store_id,
         slug=slug,
@@ -705,7 +722,8 @@ def _store(row: Sequence[Any]) -> Store:
         sales_channel=sales_channel,
         marketplace=marketplace,
         status=status,
-        settings=stored_settings(settings, slug=slug),
+        settings=settings,
+        faults=faults,
     )
 
 

@@ -11,12 +11,15 @@ from typing import Any
 import psycopg
 import pytest
 from cryptography.fernet import Fernet
+from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
 from hub import db
 from hub.errors import BadInput
+from hub.links import Links
 from hub.ports import Limit
 from hub.rules import InventoryRules, PricingRules
+from hub.settings import Settings
 from hub.stores import Registry, SecretBox, Store, StoreSettings, parse_settings, token_digest
 
 KEY = Fernet.generate_key().decode()
@@ -340,6 +343,51 @@ def test_a_refused_url_is_told_without_what_may_be_secret_in_it(url: str, shown:
     (problem,) = refused.value.problems
     assert problem.value == shown
     assert not any(secret in problem.sentence() for secret in ("p4ssw0rd", "topsecret"))
+
+
+def made_wild(pool: ConnectionPool[psycopg.Connection], slug: str) -> None:
+    """What a version with wider bounds has kept of a store."""
+    with pool.connection() as connection:
+        connection.execute(
+            "update stores set settings = %s where slug = %s",
+            [Jsonb({"pricing": {"markup": "1e999"}, "poll_orders_seconds": 5.0, "of_tomorrow": 1}), slug],
+        )
+
+
+def test_a_store_kept_with_wilder_settings_says_so_and_can_be_set_right(
+    registry: Registry, pool: ConnectionPool[psycopg.Connection]
+) -> None:
+    _, token = added(registry)
+    good, _ = added(registry, "other-mkt", account="other")
+    made_wild(pool, "acme-mkt")
+    wild, same = registry.all()
+    assert [fault.sentence() for fault in wild.faults] == [
+        "acme-mkt settings.pricing.markup is '1e999': write a percentage from 0 to 1000"
+    ]
+    assert (wild.settings.pricing, wild.settings.poll_orders_seconds) == (PricingRules(), 5.0)
+    assert same == good
+    assert registry.find_by_token_digest(token_digest(token)) == registry.get("acme-mkt") == wild
+    assert token_digest(token) in registry.doors()
+    registry.pause("acme-mkt", "ana", "its prices")
+    assert registry.configure("acme-mkt", {"pricing": {"markup": 20}}, who="ana").faults == ()
+
+
+def test_nobody_works_by_wilder_settings_and_no_other_store_is_kept_from_working(
+    registry: Registry, pool: ConnectionPool[psycopg.Connection], database: str, redis_url: tuple[str, str]
+) -> None:
+    there = {"marketplace_url": "http://127.0.0.1:1"}
+    added(registry)
+    added(registry, "other-mkt", account="other", settings=there)
+    made_wild(pool, "acme-mkt")
+    env = {"DATABASE_URL": database, "REDIS_URL": redis_url[0], "HUB_PREFIX": redis_url[1]}
+    links = Links(Settings.load(env=env), pool, SecretBox([KEY]))
+    links.refresh()
+    assert links.get("other-mkt") is not None
+    with pytest.raises(BadInput, match="markup is '1e999': write a percentage"):
+        links.get("acme-mkt")
+    registry.configure("acme-mkt", there, who="ana")
+    links.refresh()
+    assert links.get("acme-mkt") is not None
 
 
 # ---------------------------------------------------------------- secrets

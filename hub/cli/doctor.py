@@ -284,6 +284,10 @@ def _stores(settings: Settings, box: SecretBox, *, ask: bool) -> Iterator[Look]:
             if store.status != "active":
                 yield Look("warning", f"store {store.slug}", f"is {store.status}", f"hub store resume {store.slug}")
                 continue
+            if store.faults:
+                wrong = "; ".join(fault.sentence() for fault in store.faults)
+                yield Look("failed", f"store {store.slug}", wrong, f"hub store configure {store.slug} FILE")
+                continue
             yield from _store(links, store.slug, ask=ask)
 
 

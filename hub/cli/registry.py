@@ -161,6 +161,10 @@ def show(store: StoreName, as_json: Json = False) -> None:
     lines += [f"{'shut':<14}{gate['context']} by {gate['side']}: {gate['why'] or gate['cause']}" for gate in shut]
     lines += ["settings", json.dumps(settings, indent=2, ensure_ascii=False)]
     tell(document, "\n".join(lines))
+    for fault in found.faults:
+        say(fault.sentence())
+    if found.faults:
+        say(f"{store} waits, and shows defaults in place of these: hub store configure {store} FILE")
 
 
 @store_app.command()
@@ -184,15 +188,16 @@ def configure(
         before = json.loads(found.settings.model_dump_json())
         after = json.loads(chosen.model_dump_json())
         moved = {name: [before[name], after[name]] for name in after if before[name] != after[name]}
-        compared = not chosen.decides_as(found.settings)
-        if moved and not dry_run:
+        differs = bool(moved or found.faults)
+        compared = differs and not found.decides_as(chosen)
+        if differs and not dry_run:
             at.registry.configure(store, tree, who=who(), why=reason)
     lines = [f"{name}: {json.dumps(old)} → {json.dumps(new)}" for name, (old, new) in moved.items()]
-    lines.append(f"{store}: {'would be changed' if dry_run else 'changed'}" if moved else f"{store}: nothing differs")
+    lines.append(f"{store}: {'would be changed' if dry_run else 'changed'}" if differs else f"{store}: nothing differs")
     if compared:
         then = "what is shown would be" if dry_run else "what is shown is"
         lines.append(f"{store}: {then} compared with it and corrected, follow it with: hub reconcile list")
-    document = {"store": store, "changed": bool(moved) and not dry_run, "compared": compared and not dry_run}
+    document = {"store": store, "changed": differs and not dry_run, "compared": compared and not dry_run}
     tell({**document, "settings": after}, "\n".join(lines))
 
 

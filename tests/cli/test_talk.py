@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from hub.cli.catalogue import row_sentence
@@ -230,6 +231,21 @@ def test_settings_of_a_store_are_checked_as_a_whole(hub: Hub, tmp_path: Path) ->
 def test_help_of_a_group_that_takes_a_store_says_where_its_options_are(hub: Hub, group: str) -> None:
     assert f"hub {group} start --help" in " ".join(hub(group, "--help").out.split())
     assert "--follow" in hub(group, "start", "--help").out
+
+
+def test_a_store_kept_with_wilder_settings_is_shown_and_configured(hub: Hub, env: dict[str, str]) -> None:
+    words = ["--account", "acme", "--affiliate", "MKT", "--sales-channel", "1", "--marketplace", "sandbox-sync"]
+    secrets = json.dumps({"vtex": {"app_key": "k", "app_token": "t"}, "marketplace": {"token": "t"}})
+    hub("store", "add", "acme-mkt", *words, "--no-check", stdin=secrets)
+    with psycopg.connect(env["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute("""update hub.stores set settings = '{"pricing": {"conversion": "1e-999"}}'""")
+    fault = "acme-mkt settings.pricing.conversion is '1e-999': write a factor from 0.000001 to 1000000"
+    assert fault in hub("store", "show", "acme-mkt").lines
+    assert hub("store", "check", "acme-mkt", code=2).lines == [fault]
+    changed, compared = hub("store", "configure", "acme-mkt", "-", stdin="{}").lines
+    assert changed == "acme-mkt: changed"
+    assert "hub reconcile list" in compared
+    assert hub("store", "configure", "acme-mkt", "-", stdin="{}").out == "acme-mkt: nothing differs\n"
 
 
 # ---------------------------------------------------------------- as a process of its own
