@@ -22,6 +22,8 @@ _LONGEST_VALUE: Final = 80
 _KNOWN_SHOWN: Final = 12
 _UNKNOWN_KEY: Final = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
 
+_TOO_DEEP: Final = "is nested too deeply"
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -74,6 +76,8 @@ def parsed(model: type[_Model], tree: JsonTree, *, naming: Naming = dotted, secr
         return model.model_validate_json(json.dumps(tree, default=str))
     except ValidationError as objections:
         raise BadInput(problems_of(objections, model, naming=naming, secret=secret)) from None
+    except RecursionError:
+        raise BadInput([Problem("input", field=naming((), missing=False), fix=_TOO_DEEP)]) from None
 
 
 def problems_of(
@@ -121,6 +125,8 @@ def _fix(kind: str, message: str, location: Location, model: type[BaseModel]) ->
         return f"unknown key; {suggestion(str(location[-1]), _keys_at(model, location[:-1]))}"
     if kind == "missing":
         return "is missing; add it"
+    if kind == "json_invalid" and "recursion" in message:
+        return _TOO_DEEP
     if message.startswith(("Input should be greater", "Input should be less")):
         return message.replace("Input should be", "write a number", 1)
     if message.startswith("Input should be"):

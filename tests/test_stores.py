@@ -326,6 +326,17 @@ def test_what_stands_on_a_bound_or_was_written_by_a_program_is_taken(tree: dict[
     assert parse_settings(chosen) == parse_settings(tree)
 
 
+@pytest.mark.parametrize("depth", [250, 100_000])
+def test_settings_nested_too_deeply_are_refused(depth: int) -> None:
+    deep: list[Any] = []
+    for _ in range(depth):
+        deep = [deep]
+    with pytest.raises(BadInput) as refused:
+        parse_settings({"look_again": deep})
+    (problem,) = refused.value.problems
+    assert (problem.field, problem.fix) == ("settings", "is nested too deeply")
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [

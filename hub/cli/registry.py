@@ -468,6 +468,8 @@ def _json_given(source: str, option: str, shape: str) -> dict[str, Any]:
     except ValueError as fault:
         line = getattr(fault, "lineno", 1)
         refuse(option, shown, f"is no JSON (line {line}); write {shape}")
+    except RecursionError:
+        refuse(option, shown, f"is no JSON (nested too deeply); write {shape}")
     if not isinstance(tree, dict):
         refuse(option, shown, f"must be a JSON object; write {shape}")
     return tree

@@ -201,6 +201,7 @@ SHAPE = '{"vtex": {"app_key": "…", "app_token": "…"}, "marketplace": {"token
     [
         ("", f"credentials on standard input: nothing came on standard input; write {SHAPE} to it, or name a file"),
         ("{nonsense", f"credentials on standard input: is no JSON (line 1); write {SHAPE}"),
+        ("[" * 200_000, f"credentials on standard input: is no JSON (nested too deeply); write {SHAPE}"),
         ("[]", f"credentials on standard input: must be a JSON object; write {SHAPE}"),
         ('{"vtex": {"app_key": "k"}, "amazon": {}}', "credentials.amazon: unknown; write vtex and marketplace"),
     ],
@@ -216,6 +217,16 @@ def test_credentials_that_are_not_there_are_told_beside_all_else_that_is_wrong(h
     words = ["--account", "acme", "--affiliate", "AEI", "--sales-channel", "0", "--marketplace", "sandbox-lot"]
     said = hub("store", "add", "acme-mkt", *words, "--credentials", "/nope", code=2)
     assert [line.split()[0].rstrip(":") for line in said.lines] == ["affiliate", "sales_channel", "--credentials"]
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 200_000, "[" * 200_000 + "]" * 200_000])
+@pytest.mark.parametrize("option", ["--settings", "--credentials"])
+def test_a_file_nested_too_deeply_is_no_json(hub: Hub, tmp_path: Path, option: str, text: str) -> None:
+    file = tmp_path / "deep.json"
+    file.write_text(text)
+    words = ["--account", "acme", "--affiliate", "MKT", "--sales-channel", "1", "--marketplace", "sandbox-lot"]
+    (line,) = hub("store", "add", "acme-mkt", *words, option, str(file), code=2).lines
+    assert line.startswith(f"{option} is '{file}': is no JSON (nested too deeply); write ")
 
 
 def test_settings_of_a_store_are_checked_as_a_whole(hub: Hub, tmp_path: Path) -> None:
@@ -242,7 +253,7 @@ def test_a_store_kept_with_wilder_settings_is_shown_and_configured(hub: Hub, env
     fault = "acme-mkt settings.pricing.conversion is '1e-999': write a factor from 0.000001 to 1000000"
     assert fault in hub("store", "show", "acme-mkt").lines
     assert hub("store", "check", "acme-mkt", code=2).lines == [fault]
-    changed, compared = hub("store", "configure", "acme-mkt", "-", stdin="{}").lines
+    changed, compared = hub("store", "configure", "acme-mkt", "-", stdin="{}").out.splitlines()
     assert changed == "acme-mkt: changed"
     assert "hub reconcile list" in compared
     assert hub("store", "configure", "acme-mkt", "-", stdin="{}").out == "acme-mkt: nothing differs\n"
