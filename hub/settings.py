@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar, get_args
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -320,6 +320,8 @@ class _Surroundings:
             self._refuse(name, "", f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}: {example}")
         elif not _has_port(text):
             self._refuse(name, "", f"write the port as a number from 1 to 65535, as in {example}")
+        elif text.startswith("redis") and (fix := _no_redis(text)):
+            self._refuse(name, "", f"{fix}, as in redis://127.0.0.1:6379/0")
         return text
 
     def web(self, name: str, default: str) -> str:
@@ -353,6 +355,25 @@ def _has_port(url: str) -> bool:
         return all(urlsplit(f"//{host}").port != 0 for host in place.split(","))
     except ValueError:  # no number, or half an IPv6 address
         return False
+
+
+def _no_redis(url: str) -> str:
+    """What keeps Celery or redis-py from using such a URL, as what to do about it; nothing when both understand it.
+
+    They disagree on a database in the query, and each takes a path that is no number in its own way.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # a bracket or the like in the password
+        return "write what is no letter or digit of the password as %XX"
+    if not parts.hostname:
+        return "name the host"
+    path = parts.path.removeprefix("/")
+    if path and not (path.isascii() and path.isdigit() and len(path) < 10):
+        return "write the database as a number behind the host and one slash"
+    if "db" in parse_qs(parts.query, keep_blank_values=True):
+        return "write the database behind the host instead of ?db="
+    return ""
 
 
 def _is_web(url: str) -> bool:

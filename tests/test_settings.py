@@ -187,6 +187,47 @@ def test_a_port_that_is_none_is_told_without_repeating_the_url(name: str, port: 
     assert "p4ssw0rd" not in sentence
 
 
+@pytest.mark.parametrize("name", ["REDIS_URL", "HUB_BROKER_URL"])
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+@pytest.mark.parametrize(
+    ("rest", "fix"),
+    [
+        (":p4ssw0rd@127.0.0.1:6379/notanumber", "write the database as a number"),
+        (":p4ssw0rd@127.0.0.1:6379/-1", "write the database as a number"),
+        (":p4ssw0rd@127.0.0.1:6379/0/1", "write the database as a number"),
+        (":p4ssw0rd@127.0.0.1:6379/0/", "write the database as a number"),
+        (":p4ssw0rd@127.0.0.1/" + "9" * 5000, "write the database as a number"),
+        (":p4ssw0rd@127.0.0.1:6379?db=x", "write the database behind the host instead of ?db="),
+        (":p4ssw0rd@127.0.0.1:6379/0?db=1", "write the database behind the host instead of ?db="),
+        (":p4ssw0rd[@127.0.0.1:6379/0", "write what is no letter or digit of the password as %XX"),
+        (":p4ssw0rd@", "name the host"),
+        (":p4ssw0rd@:6379/0", "name the host"),
+        ("/0", "name the host"),
+        ("", "name the host"),
+    ],
+)
+def test_a_redis_that_celery_or_redis_could_not_find_is_told_without_repeating_the_url(
+    name: str, scheme: str, rest: str, fix: str
+) -> None:
+    (sentence,) = told(None, ENV | {name: f"{scheme}://{rest}"})
+    assert sentence.startswith(f"{name}: {fix}")
+    assert sentence.endswith("as in redis://127.0.0.1:6379/0")
+    assert "p4ssw0rd" not in sentence
+
+
+def test_a_redis_of_a_socket_is_told_which_urls_there_are() -> None:
+    (sentence,) = told(None, ENV | {"REDIS_URL": "unix://:p4ssw0rd@/run/redis.sock?db=x"})
+    assert sentence == "REDIS_URL: must begin with redis:// or rediss://: redis://127.0.0.1:6379/0"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://h", "redis://h/", "redis://[::1]:6379/15", "rediss://u:p%2Fw@h:6380/0?ssl_cert_reqs=none"],
+)
+def test_a_redis_is_taken_as_it_is(url: str) -> None:
+    assert Settings.load(env=ENV | {"REDIS_URL": url}).redis_url == url
+
+
 def test_a_database_of_several_hosts_is_taken_as_it_is() -> None:
     url = "postgresql://hub:p4ssw0rd@one:5432,[::1]:5433,three/hub"
     assert Settings.load(env=ENV | {"DATABASE_URL": url}).database_url == url
