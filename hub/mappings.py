@@ -133,7 +133,7 @@ def _header_problems(names: Sequence[str]) -> Iterator[Problem]:
             yield Problem(
                 "input", "row 1", ",".join(names)[:80], f"the column {name} is missing; write category,remote,name"
             )
-    for name in names:
+    for name in dict.fromkeys(names):
         if name not in COLUMNS:
             yield Problem("input", "row 1", name[:80], f"is no column; {suggestion(name, COLUMNS)}")
         elif names.count(name) > 1:

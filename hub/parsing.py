@@ -89,7 +89,7 @@ def problems_of(
             "input",
             field=naming(error["loc"], missing=error["type"] == "missing"),
             value="" if secret or error["type"] == "missing" else _found(error),
-            fix=_fix(error["type"], error["msg"], error["loc"], model),
+            fix=_fix(error, model),
         )
         for error in objections.errors(include_url=False)
     ]
@@ -120,11 +120,17 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(words[:_KNOWN_SHOWN])}{more}"
 
 
-def _fix(kind: str, message: str, location: Location, model: type[BaseModel]) -> str:
+def _fix(error: ErrorDetails, model: type[BaseModel]) -> str:
+    kind, message, location, told = error["type"], error["msg"], error["loc"], error.get("ctx", {})
     if kind in _UNKNOWN_KEY:
         return f"unknown key; {suggestion(str(location[-1]), _keys_at(model, location[:-1]))}"
     if kind == "missing":
         return "is missing; add it"
+    if kind == "too_short":
+        least = told["min_length"]
+        return f"write at least {least} item{'s' if least > 1 else ''}, not {told['actual_length']}"
+    if kind == "too_long":
+        return f"write at most {told['max_length']} items, not {told['actual_length']}"
     if kind == "json_invalid" and "recursion" in message:
         return _TOO_DEEP
     if message.startswith(("Input should be greater", "Input should be less")):

@@ -511,10 +511,15 @@ class _Lines:
         seen.add(id(node))
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                place = (*location, str(key.value))
+                place = (*location, key.value if isinstance(key, yaml.ScalarNode) else "?")
                 if key.tag != "tag:yaml.org,2002:str":
                     self._lines[place] = key.start_mark.line + 1
-                    self._unreadable.append(self.problem(place, "", "is no text; put the key in quotes"))
+                    fix = (
+                        "is no text; put it in quotes"
+                        if isinstance(key, yaml.ScalarNode)
+                        else "is a list or a block; write a word as key"
+                    )
+                    self._unreadable.append(self.problem(place, "", f"the key {fix}"))
                     continue
                 if place in self._lines:
                     first = self._lines[place]

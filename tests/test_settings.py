@@ -145,9 +145,9 @@ def test_each_wrong_value_is_told_by_its_place(written: Written, old: str, new: 
 
 
 def test_nine_attempts_are_too_few(written: Written) -> None:
-    problems = told(written(replaced(("[30, 60, 120, 240, ", "[60, 120, 240, "), ("480, 960, 1920, ", "480, 960, "))))
+    problems = told(written(replaced(("[30, 60, 120, 240, ", "[60, 120, 240, "))))
     assert "plans.patient.delays" in problems[0]
-    assert "at least 10 items" in problems[0]
+    assert problems[0].endswith("write at least 10 items, not 9")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,9 @@ def test_nine_attempts_are_too_few(written: Written) -> None:
         ("pools:\n  orders: [1", "queues.yaml:2: is not readable: expected ',' or ']', but got '<stream end>'"),
         ("a: &x {}\nb: *x", "queues.yaml:2: b: repeats line 1 by reference; write it out"),
         ("a: &x\n  - *x", "queues.yaml:1: a.0: repeats line 1 by reference; write it out"),
-        ("a: 1\n2024-01-01: 2", "queues.yaml:2: 2024-01-01: is no text; put the key in quotes"),
+        ("a: 1\n2024-01-01: 2", "queues.yaml:2: 2024-01-01: the key is no text; put it in quotes"),
+        ("a: 1\n? [a, b]\n: 2", "queues.yaml:2: ?: the key is a list or a block; write a word as key"),
+        ("a:\n  ? {b: c}\n  : 2", "queues.yaml:2: a.?: the key is a list or a block; write a word as key"),
         (
             "a: !!python/object/apply:os.system [ls]",
             "queues.yaml:1: is not readable: could not determine a constructor",

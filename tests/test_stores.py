@@ -273,6 +273,8 @@ def test_settings_come_back_as_they_were_given(registry: Registry) -> None:
         ({"inventory": {"percentage": 101}}, "inventory.percentage is '101': write a percentage from 0 to 100"),
         ({"inventory": {"safety": -1}}, "inventory.safety is '-1': write pieces from 0 to 2147483647"),
         ({"inventory": {"cap": 10**20}}, "write pieces from 0 to 2147483647"),
+        ({"order_waits": []}, "settings.order_waits is '[]': write at least 1 item, not 0"),
+        ({"look_again": [1.0] * 11}, "settings.look_again: write at most 10 items, not 11"),
         ({"look_again": [0]}, "settings.look_again.0 is '0': write a number greater than 0"),
         ({"vtex_limit": {"rate": 0}}, "vtex_limit.rate is '0': write calls per second from 0.000001 to 100000"),
         ({"vtex_limit": {"rate": 1, "burst": 0}}, "vtex_limit.burst is '0': write calls from 1 to 100000"),

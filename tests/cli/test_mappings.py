@@ -75,6 +75,12 @@ def test_a_file_that_is_no_table_of_mappings_is_refused_in_a_sentence(raw: bytes
     assert told(raw)[0].startswith(sentence)
 
 
+def test_a_column_that_is_there_twice_is_told_once() -> None:
+    assert told("category,remote,category,Name,name\n1,2,3,4,5\n") == [
+        f"row 1 is '{name}': is there twice; keep one" for name in ("category", "name")
+    ]
+
+
 _texts = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20).filter(
     lambda text: text == text.strip()
 )
