@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def keyboard(env: dict[str, str]) -> Hub:
     runner = CliRunner()
 
     def run(*words: str, stdin: str = "", code: int | None = 0) -> Said:
-        ended = runner.invoke(app, list(words), input=stdin, env=env)
+        # Each in a context of its own, as a process has: what one chose (--json) is not chosen for the next.
+        ended = copy_context().run(runner.invoke, app, list(words), input=stdin, env=env)
         if ended.exception is not None and not isinstance(ended.exception, SystemExit):
             raise ended.exception
         said = Said(ended.exit_code, ended.stdout, ended.stderr)

@@ -221,12 +221,14 @@ def test_credentials_that_are_not_there_are_told_beside_all_else_that_is_wrong(h
 
 @pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 200_000, "[" * 200_000 + "]" * 200_000])
 @pytest.mark.parametrize("option", ["--settings", "--credentials"])
-def test_a_file_nested_too_deeply_is_no_json(hub: Hub, tmp_path: Path, option: str, text: str) -> None:
-    file = tmp_path / "deep.json"
-    file.write_text(text)
+def test_a_file_nested_too_deeply_is_no_json(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("deep.json").write_text(text)
     words = ["--account", "acme", "--affiliate", "MKT", "--sales-channel", "1", "--marketplace", "sandbox-lot"]
-    (line,) = hub("store", "add", "acme-mkt", *words, option, str(file), code=2).lines
-    assert line.startswith(f"{option} is '{file}': is no JSON (nested too deeply); write ")
+    (line,) = hub("store", "add", "acme-mkt", *words, option, "deep.json", code=2).lines
+    assert line.startswith(f"{option} is 'deep.json': is no JSON (nested too deeply); write ")
 
 
 def test_settings_of_a_store_are_checked_as_a_whole(hub: Hub, tmp_path: Path) -> None:
