@@ -1023,21 +1023,27 @@ def revive(
     return pairs | frozenset(moved)
 
 
-def lay_to_rest(db: Connection[Any], places: Sequence[tuple[int, str, str]]) -> int:
-    """Take dead rows out for good: they come to rest, and the next request starts them anew. How many were dead."""
-    return db.execute(
+def lay_to_rest(db: Connection[Any], places: Sequence[tuple[int, str, str]]) -> tuple[int, int]:
+    """Give dead rows up: how many came to rest until they are asked for again, and how many were already.
+
+    The latter start anew at once, their attempts forgotten. What is being tried right now stays as it is.
+    """
+    rows = db.execute(
         """
         with dead as (
-          select s.store, s.context, s.key from states s
+          select s.store, s.context, s.key, s.asked > s.answered as anew from states s
           join unnest(%s::int[], %s::text[], %s::text[]) as w(store, context, key) using (store, context, key)
-          where s.status = 'dead' and s.work = 's' and s.asked = s.answered
-          order by s.store, s.context, s.key for update of s skip locked
+          where s.status = 'dead' and s.work in ('s', 'p') order by s.store, s.context, s.key for update of s
         )
-        update states s set status = 'new', work = 'i', attempts = 0, due_at = null, code = null
+        update states s set work = case when d.anew then 'p'::"char" else 'i' end, attempts = 0, due_at = null,
+          status = case when d.anew then 'delayed' else 'new' end, code = case when d.anew then s.code end
         from dead d where s.store = d.store and s.context = d.context and s.key = d.key
+        returning d.anew
         """,
         ([place[0] for place in places], [place[1] for place in places], [place[2] for place in places]),
-    ).rowcount
+    ).fetchall()
+    anew = sum(row[0] for row in rows)
+    return len(rows) - anew, anew
 
 
 def ticket_answered(db: Connection[Any], store: int, ticket: str) -> frozenset[Pair]:

@@ -148,17 +148,18 @@ def cancel(pool: Pool, who: str) -> bool:
         )
 
 
-def discard(pool: Pool, wanted: Letters, *, who: str, why: str) -> int:
-    """Take letters out for good: their rows come to rest, and the next notification starts them anew."""
+def discard(pool: Pool, wanted: Letters, *, who: str, why: str) -> tuple[int, int]:
+    """Give letters up: how many rest until the next notification, and how many have had it and start anew at once."""
     where, values = _where(wanted)
     with translated(), pool.connection() as db, db.transaction():
         query = sql.SQL("select s.store, s.context, s.key from states s where s.status = 'dead' and {}").format(where)
-        gone = lay_to_rest(db, db.execute(query, values).fetchall())
+        resting, anew = lay_to_rest(db, db.execute(query, values).fetchall())
+        detail = {"why": why, "filter": asdict(wanted), "count": resting + anew, "anew": anew}
         db.execute(
             "insert into audit (who, action, detail) values (%s, 'discard dead letters', %s)",
-            (who, json.dumps({"why": why, "filter": asdict(wanted), "count": gone})),
+            (who, json.dumps(detail)),
         )
-    return gone
+    return resting, anew
 
 
 def work_off(pool: Pool, ledger: Ledger, waker: Waker | None, names: Mapping[int, str]) -> str:

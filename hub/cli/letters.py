@@ -174,7 +174,7 @@ def discard(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Give them up; the next notification starts each anew."""
+    """Give them up; the next notification starts each anew, at once where it came since the last try."""
     from tasks.replay import discard as give_up
     from tasks.replay import forecast
 
@@ -190,9 +190,14 @@ def discard(
             say("nothing that is dead matches")
             raise typer.Exit(MISSING)
         _require_few(matched, most)
-        agreed(f"{matched} match and will not be tried again by themselves", yes=yes)
-        gone = give_up(at.pool, wanted, who=who(), why=reason)
-    tell({"matched": matched, "discarded": gone}, f"discarded {gone}")
+        agreed(f"{matched} match and will not be tried again before they are asked for", yes=yes)
+        resting, anew = give_up(at.pool, wanted, who=who(), why=reason)
+    said = [f"discarded {resting + anew}"]
+    if anew:
+        said.append(f"of them asked for since the last try, and starting anew: {anew}")
+    if left := max(0, matched - resting - anew):
+        said.append(f"being tried right now, and left alone: {left}")
+    tell({"matched": matched, "discarded": resting + anew, "anew": anew}, "; ".join(said))
 
 
 @letters_app.command()

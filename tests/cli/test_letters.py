@@ -121,7 +121,9 @@ def test_a_replay_is_foreseen_started_once_followed_and_ends_in_numbers(
 
 
 @pytest.mark.usefixtures("dead")
-def test_a_replay_can_be_cancelled_and_letters_can_be_given_up(hub: Hub) -> None:
+def test_a_replay_can_be_cancelled_and_letters_can_be_given_up(
+    hub: Hub, pool: ConnectionPool[psycopg.Connection[Any]]
+) -> None:
     hub("dead-letters", "replay", "--reason", "x", "--yes", "--no-follow", "--rate", "0.01")
     assert hub("dead-letters", "cancel", "--dry-run", "--json").json["cancelled"] is False
     hub("dead-letters", "cancel")
@@ -130,8 +132,17 @@ def test_a_replay_can_be_cancelled_and_letters_can_be_given_up(hub: Hub) -> None
         "schema_version": 1,
         "matched": 1,
         "discarded": 1,
+        "anew": 0,
     }
     assert keys(hub("dead-letters", "list", "--json")) == ["price 1", "stock 1"]
+    with pool.connection() as connection:
+        connection.execute("update states set asked = asked + 1, work = 's' where context = 'price' and key = '1'")
+        connection.execute("update states set work = 'h' where context = 'stock' and key = '1'")
+    said = hub("dead-letters", "discard", "--reason", "healed", "--yes").out
+    assert said.strip() == (
+        "discarded 1; of them asked for since the last try, and starting anew: 1;"
+        " being tried right now, and left alone: 1"
+    )
 
 
 @pytest.mark.usefixtures("dead")

@@ -138,13 +138,37 @@ def test_a_dead_key_under_its_slow_try_is_replayed_after_it(books: Books) -> Non
 
 def test_discarded_letters_rest_until_the_next_notification(books: Books) -> None:
     die(books, "1", "2")
-    assert discard(books.pool, Letters(key="1"), who="maria", why="sold elsewhere") == 1
+    assert discard(books.pool, Letters(key="1"), who="maria", why="sold elsewhere") == (1, 0)
     assert [letter.key for letter in letters(books.pool, Letters())] == ["2"]
     books.pass_time(100_000.0)
     books.ledger.ripen()
     assert set(books.claim().items) == {"2"}
     books.ask("1")
     assert books.claim().items["1"]["price"].attempts == 0
+    books.assert_conserved()
+
+
+def test_a_discarded_letter_that_was_asked_for_since_starts_anew_at_once(books: Books) -> None:
+    die(books, "1", "2")
+    books.ask("1")
+    assert books.try_claim() is None, "it waits its pause out"
+    assert discard(books.pool, Letters(), who="maria", why="healed") == (1, 1)
+    assert letters(books.pool, Letters()) == []
+    claim = books.claim()
+    assert {key: rows["price"].attempts for key, rows in claim.items.items()} == {"1": 0}
+    books.settle(claim, Done())
+    books.assert_conserved()
+
+
+def test_what_is_being_tried_is_not_discarded_and_what_is_due_for_it_starts_anew(books: Books) -> None:
+    die(books, "1", "2")
+    books.pass_time(10_000.0)
+    books.ledger.ripen()
+    trying = books.claim(limit=1)
+    assert discard(books.pool, Letters(), who="maria", why="healed") == (0, 1)
+    books.settle(trying, Failed("no answer"))
+    assert [letter.key for letter in letters(books.pool, Letters())] == list(trying.items)
+    assert books.claim().items.keys() == {"1", "2"} - trying.items.keys()
     books.assert_conserved()
 
 
