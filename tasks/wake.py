@@ -74,7 +74,8 @@ BACKLOG_SECONDS = 3.0
 #
 # KEYS: 1 tokens (sorted set, token -> expiry in ms), 2 mark of a refused wake-up ('live' when it was one) or 'beside',
 #       3 brake, 4 mark of a live backlog,
-#       5 and 6 the lists of the broker in which first and further wake-ups wait (there when it is the same Redis).
+#       5 and 6 the lists of the broker in which first and further wake-ups wait (there when it is the same Redis),
+#       7 tokens that were there when the brake was taken off.
 # ARGV: 1 life of a token in ms, 2 cap, 3 how many are wanted, 4 prefix of the new tokens, 5 longest life.
 # Answer: how many were granted, how many there were before, 1 when it goes past the others, 3 when it goes beside them.
 _GRANT = """
@@ -157,6 +158,7 @@ return send(grant(ARGV[3], ARGV[6] == '1', crowd > 0 and crowd), ARGV[7], ARGV[8
 # KEYS and ARGV as above, and ARGV: 6 token that ends, 7 how many are wanted if a wake-up was refused meanwhile,
 # 8 brake in ms or 0, 9 'soft' or '1': what kind of brake, 10 how long there is a live backlog, in ms, or 0,
 # 11 the message of further wake-ups, as above.
+# An attempt that began before the brake was taken off sets none: what it found out is older. It is tried again at once.
 # Answer as above; the third number is 2 when a live wake-up was refused meanwhile, or waits beside the others, so that
 # one has to follow.
 _END = f"""
@@ -164,9 +166,14 @@ _END = f"""
 redis.call('ZREM', KEYS[1], ARGV[6], 'r' .. ARGV[6])
 local mark = redis.call('GET', KEYS[2])
 if mark then redis.call('DEL', KEYS[2]) end
-if ARGV[8] ~= '0' then redis.call('SET', KEYS[3], ARGV[9], 'PX', ARGV[8]) end
-if ARGV[10] ~= '0' then redis.call('SET', KEYS[4], '1', 'PX', ARGV[10]) end
 local wanted = ARGV[3]
+local freed = redis.call('SREM', KEYS[7], ARGV[6]) == 1
+if ARGV[8] ~= '0' and freed then
+  if wanted == '0' then wanted = '1' end
+elseif ARGV[8] ~= '0' then
+  redis.call('SET', KEYS[3], ARGV[9], 'PX', ARGV[8])
+end
+if ARGV[10] ~= '0' then redis.call('SET', KEYS[4], '1', 'PX', ARGV[10]) end
 if mark == 'beside' then mark = redis.call('LLEN', KEYS[6]) > 0 and 'live' end
 if wanted == '0' and mark and mark ~= 'live' then wanted = ARGV[7] end
 local answer = {{0, 0, 0}}
@@ -182,6 +189,17 @@ if redis.call('ZREM', KEYS[1], ARGV[2], 'r' .. ARGV[2]) == 0 then return 0 end
 redis.call('ZADD', KEYS[1], t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[1], 'r' .. ARGV[2])
 redis.call('PEXPIRE', KEYS[1], 600000)
 return 1
+"""
+
+
+# KEYS: 1 tokens, 2 brake, 3 tokens that are there now. ARGV: 1 how long they are remembered in ms.
+_RELEASE = """
+redis.call('DEL', KEYS[2])
+for _, token in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  redis.call('SADD', KEYS[3], (string.gsub(token, '^r', '')))
+end
+redis.call('PEXPIRE', KEYS[3], ARGV[1])
+return 0
 """
 
 
@@ -216,6 +234,7 @@ class Waker:
         self._take = self._redis.register_script(_TAKE)
         self._end = self._redis.register_script(_END)
         self._hold = self._redis.register_script(_HOLD)
+        self._release = self._redis.register_script(_RELEASE)
         # Where the broker is the same Redis, the script that grants a wake-up sends it too.
         self._lists = settings.broker_url == settings.redis_url
         self._lock = Lock()
@@ -444,9 +463,10 @@ class Waker:
             self._complain(fault)
 
     def release(self, slug: str, context: str) -> None:
-        """Take the brake off."""
+        """Take the brake off; attempts that run or wait now do not put it on again."""
+        tokens, _, brake, *_, freed = self._keys(slug, context)
         try:
-            self._redis.delete(self._marks(slug, context)[2])
+            self._release(keys=[tokens, brake, freed], args=[LONGEST_WAIT_MS])
         except (redis.RedisError, OSError) as fault:
             self._complain(fault)
 
@@ -535,12 +555,16 @@ class Waker:
 
     def _marks(self, slug: str, context: str) -> list[str]:
         """The keys of tokens, mark, brake and backlog, also of a context that only a newer version knows."""
-        stem = f"{self._settings.prefix}:wake:{{{slug}.{context}}}"
+        stem = self._stem(slug, context)
         return [f"{stem}:tokens", f"{stem}:mark", f"{stem}:brake", f"{stem}:backlog"]
+
+    def _stem(self, slug: str, context: str) -> str:
+        return f"{self._settings.prefix}:wake:{{{slug}.{context}}}"
 
     def _keys(self, slug: str, context: str) -> list[str]:
         first, more = (queue_for(self._settings, slug, context, lane) for lane in get_args(Lane))
-        return [*self._marks(slug, context), *(f"{self._settings.prefix}:{name}" for name in (first, more))]
+        freed = f"{self._stem(slug, context)}:freed"
+        return [*self._marks(slug, context), *(f"{self._settings.prefix}:{name}" for name in (first, more)), freed]
 
     def _complain(self, fault: Exception) -> None:
         """Say that nobody can be woken, once in ten seconds at most."""

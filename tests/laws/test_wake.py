@@ -18,7 +18,7 @@ import redis
 from hub.reconcile import Report
 from hub.settings import Layout, Settings
 from tasks.app import dead_queue, make_app, queue_for
-from tasks.wake import _END, _HOLD, _TAKE, BESIDE, CROWD, PAST, Waker
+from tasks.wake import _END, _HOLD, _RELEASE, _TAKE, BESIDE, CROWD, PAST, Waker
 from tasks.worker import Attempts
 
 PAIR = ("acme", "stock")
@@ -311,6 +311,18 @@ def test_a_brake_wakes_nobody_until_it_is_taken_off(broker: Broker) -> None:
     assert broker.waker.wake([PAIR]) == 1
 
 
+def test_an_attempt_that_began_before_the_brake_was_taken_off_does_not_put_it_on_again(broker: Broker) -> None:
+    broker.waker.wake([PAIR], wanted=2)
+    early, late = broker.tokens()
+    broker.waker.hold([(*PAIR, early)])  # it runs already
+    broker.waker.release(*PAIR)
+    assert broker.waker.end(PAIR, early, wanted=0, refused=0, brake=60.0) == 1, "it is tried again at once"
+    assert broker.waker.end(PAIR, late, wanted=0, refused=0, brake=60.0, soft=True) == 1
+    for token in broker.tokens():
+        broker.waker.end(PAIR, token, wanted=0, refused=0, brake=60.0)
+    assert broker.waker.wake([PAIR]) == 0, "those that began afterwards know better"
+
+
 def test_a_brake_lets_go_by_itself(broker: Broker) -> None:
     broker.brake(0.05)
     deadline = time.monotonic() + 60.0
@@ -439,7 +451,7 @@ def test_a_context_of_a_newer_version_is_woken_by_nobody_here(broker: Broker) ->
     assert broker.waker.wake([("acme-mkt", "divination"), PAIR]) == 1
 
 
-KEYS = ["tokens", "mark", "brake", "backlog", "first", "more"]
+KEYS = ["tokens", "mark", "brake", "backlog", "first", "more", "freed"]
 
 
 @pytest.fixture(params=["valkey", "fakeredis"])
@@ -458,7 +470,7 @@ def scripts(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 def test_taking_holding_and_ending_mean_the_same_everywhere(scripts: Any) -> None:
     keys = [f"t-scripts-{time.monotonic_ns()}-{key}" for key in KEYS]
-    take, end, hold = (scripts.register_script(text) for text in (_TAKE, _END, _HOLD))
+    take, end, hold, release = (scripts.register_script(text) for text in (_TAKE, _END, _HOLD, _RELEASE))
     assert take(keys=keys, args=[20_000, 3, 2, "a", 600_000, "0"]) == [2, 0, 0]
     assert take(keys=keys, args=[20_000, 3, 2, "b", 600_000, "0"]) == [1, 2, 0]
     assert take(keys=keys, args=[20_000, 3, 2, "c", 600_000, "0"]) == [0, 3, 0]
@@ -474,6 +486,11 @@ def test_taking_holding_and_ending_mean_the_same_everywhere(scripts: Any) -> Non
     scripts.set(keys[2], "soft")
     assert take(keys=keys, args=[20_000, 3, 2, "e", 600_000, "0"]) == [0, 0, 0]
     assert take(keys=keys, args=[20_000, 3, 2, "e", 600_000, "1"])[0] == 1
+    release(keys=[keys[0], keys[2], keys[6]], args=[600_000])
+    end(keys=keys, args=[*ends, "y1", 0, 60_000, "1", 0])
+    assert scripts.exists(keys[2]) == 0, "it began before the brake was taken off"
+    end(keys=keys, args=[*ends, "y1", 0, 60_000, "1", 0])
+    assert scripts.exists(keys[2]) == 1
     scripts.delete(*keys)
 
 
