@@ -8,6 +8,8 @@ import resource
 import socket
 import statistics
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -212,14 +214,39 @@ def times(intake: Running, token: str, count: int = 40) -> float:
     return statistics.median(found)
 
 
+HOLDER = """
+import resource, socket, sys
+port, count, sent = int(sys.argv[1]), int(sys.argv[2]), bytes.fromhex(sys.argv[3])
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+held = []
+for _ in range(count):
+    held.append(socket.create_connection(("127.0.0.1", port), timeout=10))
+    held[-1].sendall(sent)
+print(len(held), flush=True)
+sys.stdin.read()
+closed = 0
+for connection in held:
+    connection.setblocking(False)
+    try:
+        closed += not connection.recv(1)
+    except BlockingIOError:
+        pass
+    except OSError:
+        closed += 1
+print(closed, flush=True)
+"""
+"""A process with descriptors of its own: opens connections, says how many, and at the end how many were closed."""
+
+
 def idle_connections() -> int:
-    """10,000 in the long run, or as many as this process may open, both ends being its own; else 1,000."""
+    """10,000 in the long run, or as many as this process may accept; else 1,000."""
     if EXAMPLES < 400:
         return 1_000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return min(10_000, (hard - 1_000) // 2)
+    return min(10_000, hard - 1_000)
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /x HTTP/1.1\r\nHost: x\r\n"], ids=["silent", "half a head"])
@@ -227,16 +254,19 @@ def test_others_are_served_beside_thousands_of_connections_that_say_nothing_or_h
     module_database: str, tmp_path: Path, sent: bytes
 ) -> None:
     bounds = Bounds(arrival_seconds=120.0)
-    with serving(module_database, bounds=bounds, spool=tmp_path) as intake, ExitStack() as held:
+    with serving(module_database, bounds=bounds, spool=tmp_path) as intake:
         token = intake.add_store(f"idle-{len(sent)}-mkt", f"idle{len(sent)}", "SLN")
         alone = times(intake, token)
-        port = int(intake.url.rsplit(":", 1)[1])
-        count = idle_connections() if not sent else 1_000
-        for _ in range(count):
-            connection = held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
-            if sent:
-                connection.sendall(sent)
-        beside = times(intake, token)
+        port = intake.url.rsplit(":", 1)[1]
+        count = idle_connections()
+        command = [sys.executable, "-c", HOLDER, port, str(count), sent.hex()]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+            assert holder.stdin is not None
+            assert holder.stdout is not None
+            assert int(holder.stdout.readline()) == count
+            beside = times(intake, token)
+            holder.stdin.close()
+            assert int(holder.stdout.readline()) == 0, "connections were closed before their time"
         assert beside < 20 * alone + 0.1, f"{count} idle connections: {beside / alone:.1f} times slower"
 
 
