@@ -77,7 +77,8 @@ class Facts:
     what it answered; `moved`: it stands otherwise than the pair said, and `binding` is corrected already; `hidden`: it
     is not shown after it was blocked or unblocked without an answer; `dropped`: the pair that it does not show any
     more, after a removal whose answer was lost. `price` is the price it is known to show; `confirmed` is what price and
-    stock are known to show, where that matters. `following` are the contexts that are asked once it is published.
+    stock are known to show, where that matters, and `refused` those of them whose last word is a refusal. `following`
+    are the contexts that are asked once it is published.
     """
 
     store: int
@@ -98,6 +99,7 @@ class Facts:
     dropped: Binding | None = None
     price: Price | None = None
     confirmed: Mapping[str, JsonTree] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
     following: tuple[str, ...] = _OFFER
 
     @property
@@ -167,7 +169,11 @@ def read(link: Link, item: Item) -> Facts:
         return facts
     mapping = _mapped(link, product.category)
     if row.heard and facts.listed is not None:
-        facts = replace(facts, confirmed={context: link.states.confirmed(context, item.key) for context in _OFFER})
+        facts = replace(
+            facts,
+            confirmed={context: link.states.confirmed(context, item.key) for context in _OFFER},
+            refused=tuple(one for one in _OFFER if link.states.row_status(one, item.key) == ("i", "refused")),
+        )
     return replace(
         facts,
         mapping=mapping,
@@ -321,8 +327,9 @@ def _unmapped(facts: Facts, product: Product) -> tuple[Problem, ...]:
 
 
 def _outdated(facts: Facts) -> tuple[Ask, ...]:
-    """Price and stock, where what a notification announced is not what the marketplace is known to show.
+    """Price and stock, where what a notification announced is not what the marketplace is known to show or was refused.
 
+    One that was refused for want of a price says so until it is asked again, even if what is shown is right (PRC-06).
     A notification that says more than price and stock asks the catalogue alone, which covers both (4.4); it may have
     been the only one (a change made while the SKU was inactive, and now it is not).
     """
@@ -331,7 +338,8 @@ def _outdated(facts: Facts) -> tuple[Ask, ...]:
         return ()
     pieces = quantity_of(facts.offered, facts.rules.inventory, facts.manifest.max_stock)
     wanted = {"price": price_json(sale), "stock": stock_json(pieces.pieces)}
-    return _asks(facts, [context for context in _OFFER if facts.confirmed[context] != wanted[context]])
+    outdated = [one for one in _OFFER if facts.confirmed[one] != wanted[one] or one in facts.refused]
+    return _asks(facts, outdated)
 
 
 def _asks(facts: Facts, contexts: Sequence[str]) -> tuple[Ask, ...]:

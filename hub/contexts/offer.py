@@ -66,7 +66,8 @@ class Facts:
     what VTEX would sell now, `None` when it is absent. `listing` and `last_price` complete the records of a
     marketplace that replaces whole offers. `beside` is what it is known to show of the context that is not claimed and
     that will not be read without us. `may_be_sold_out`: it shows no stock, or nothing is known of its stock.
-    `other_awaited`: a record sent for the other context has no answer yet.
+    `price_refused`: the price is not claimed, and its last word is a refusal. `other_awaited`: a record sent for the
+    other context has no answer yet.
     """
 
     store: int
@@ -84,6 +85,7 @@ class Facts:
     last_price: Price | None = None
     beside: Mapping[str, JsonTree] = field(default_factory=dict)
     may_be_sold_out: bool = False
+    price_refused: bool = False
     other_awaited: bool = False
 
     @property
@@ -129,9 +131,13 @@ def read(link: Link, item: Item) -> Facts:
     said = link.states.row_status("catalog", item.key)
     refused = said is not None and said[1] == "refused"
     known = link.states.confirmed(stock.NAME, item.key) if stock.NAME not in rows else rows[stock.NAME].confirmed
-    may_be_sold_out = not (known or {}).get("quantity")
     facts = replace(
-        facts, offered=offered, beside=_beside(link, facts), catalog_refused=refused, may_be_sold_out=may_be_sold_out
+        facts,
+        offered=offered,
+        beside=_beside(link, facts),
+        catalog_refused=refused,
+        may_be_sold_out=not (known or {}).get("quantity"),
+        price_refused=price.NAME not in rows and link.states.row_status(price.NAME, item.key) == ("i", "refused"),
     )
     return _completed(link, facts) if manifest.replaces else facts
 
@@ -289,19 +295,29 @@ def _agree(facts: Facts) -> list[Ending | Step]:
             endings.append(_unchanged(facts, context, row, pieces))
     for contexts in [tuple(changed)] if facts.combined and changed else [(context,) for context in changed]:
         endings += _sent(facts, contexts, wanted, asked, pieces)
-    return endings if facts.combined and changed else _telling(facts, endings, wanted)
+    return _telling(facts, endings, wanted, carried=facts.combined and bool(changed))
 
 
-def _telling(facts: Facts, endings: list[Ending | Step], wanted: Mapping[str, JsonTree]) -> list[Ending | Step]:
+def _telling(
+    facts: Facts, endings: list[Ending | Step], wanted: Mapping[str, JsonTree], *, carried: bool
+) -> list[Ending | Step]:
     """The other context is asked when this read shows that it has moved: nobody may ever announce it (it was lost, or
-    came while a first publication wrote both)."""
+    came while a first publication wrote both). `carried`: one record says both, so that it need not be.
+
+    A price that was refused while there was none says so until it is asked, even if what is shown is right again. Not
+    as one that was announced: asked back by it, who asked asks no more, whatever VTEX answers now and then.
+    """
     moved = [
         context
         for context, shown in facts.beside.items()
-        if shown is not None and context in wanted and shown != wanted[context]
+        if not carried and shown is not None and context in wanted and shown != wanted[context]
     ]
-    if moved:
-        endings[0] = _also(endings[0], _asks(facts, moved))
+    asks = _asks(facts, moved)
+    heard = any(row.heard for row in facts.open_rows.values())
+    if facts.price_refused and heard and price.NAME in wanted and price.NAME not in moved:
+        asks = (*asks, *follow(facts.store, facts.sku, (price.NAME,)))
+    if asks:
+        endings[0] = _also(endings[0], asks)
     return endings
 
 

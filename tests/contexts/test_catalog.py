@@ -123,6 +123,15 @@ def test_what_the_catalogue_alone_heard_of_a_listing_is_looked_at_again(changed)
     assert only(world.attempt(world.row("catalog", heard=True, looks=2))).outcome == Done()
 
 
+@pytest.mark.parametrize("manifest", KINDS)
+def test_a_price_that_was_refused_while_there_was_none_is_asked_though_it_is_the_one_that_is_shown(manifest):
+    world = a_published_world(**manifest)
+    world.states.rows["price", "13"] = ("i", "refused")
+    ending = only(world.attempt(world.row("catalog", heard=True)))
+    assert [(ask.context, ask.heard) for ask in ending.outcome.then] == [("price", True)]
+    assert ending.stories == ()
+
+
 NOT_NOW = {
     "not offered": lambda vtex: vtex.offers.clear(),
     "lacks its name": lambda vtex: vtex.products.update({"13": a_product(name="")}),

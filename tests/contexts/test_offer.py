@@ -556,6 +556,27 @@ def test_what_is_on_sale_again_has_the_registration_looked_at_that_was_held_back
     assert [ask for ending in endings for ask in ending.outcome.then] == [], "it was on sale before"
 
 
+@pytest.mark.parametrize("manifest", KINDS)
+@pytest.mark.parametrize("stock", [37, 5])
+def test_a_price_that_was_refused_while_there_was_none_is_asked_when_a_stock_is_offered_again(manifest, stock):
+    world = a_published_world(**manifest)
+    world.states.rows["price", "13"] = ("i", "refused")
+    world.vtex.offers["13"] = an_offer(stock=stock)
+    ending = only(world.attempt(world.row("stock", heard=True)))
+    assert [(ask.context, ask.heard) for ask in ending.outcome.then] == [("price", False)]
+    again = only(world.attempt(world.row("price", status="refused", input_hash="absent")))
+    assert isinstance(again.outcome, Done)
+    assert [ask.context for ask in again.outcome.then] == ["stock"]
+
+
+def test_a_refused_price_is_not_asked_by_a_stock_that_nobody_announced_or_that_is_not_offered():
+    world = a_published_world()
+    world.states.rows["price", "13"] = ("i", "refused")
+    assert only(world.attempt(world.row("stock"))).outcome.then == ()
+    world.vtex.offers.clear()
+    assert only(world.attempt(world.row("stock", heard=True))).outcome.then == ()
+
+
 def test_a_listing_that_the_catalogue_refuses_to_make_anew_does_not_ask_it_back_for_ever():
     world = a_published_world(**REPLACING)
     world.states.known.pop(("catalog", "13"))
@@ -609,6 +630,22 @@ def test_a_vtex_that_answers_now_this_now_that_is_read_no_faster_than_by_looks()
     world = a_published_world()
     world.vtex = Flapping(world.vtex.products, world.vtex.offers)
     assert reads_until_rest(world, ("price", True), ("stock", True)) <= 4
+
+
+@pytest.mark.parametrize("first", ["catalog", "price", "stock"])
+def test_a_price_that_is_there_for_the_stock_alone_is_not_asked_for_ever(first):
+    class Flapping(FakeVtex):
+        def simulate(self, *asked, **where):
+            was = self.offers.pop("13", None)
+            if was is None:
+                self.offers["13"] = an_offer()
+            return super().simulate(*asked, **where)
+
+    world = a_published_world()
+    world.rules = Rules(look_again=())
+    world.vtex = Flapping(world.vtex.products, {})
+    world.states.rows["price", "13"] = ("i", "refused")
+    assert reads_until_rest(world, ("price", True), (first, True)) <= 8
 
 
 def test_a_blocked_listing_whose_product_is_broken_asks_nobody_for_ever():

@@ -6,7 +6,7 @@ delete.
 
 import pytest
 
-from tests.cell import PROFILES, Cell, Shop, until
+from tests.cell import PROFILES, WITHOUT_LOOKS, Cell, Shop, until
 
 EVERY_PROFILE = pytest.mark.parametrize("marketplace", PROFILES)
 BOTH_WAYS = pytest.mark.parametrize("marketplace", ["sandbox-sync", "sandbox-replace"])
@@ -149,6 +149,24 @@ def test_a_price_that_is_announced_beside_the_registration_is_shown(cell: Cell, 
     shop.change(sku, notify=False, price=12_345)
     shop.modified(sku, sku=True, price=True)
     shop.shows(sku, price_cents=12_345)
+
+
+@EVERY_PROFILE
+@pytest.mark.scenario("PRC-06")
+@pytest.mark.parametrize("announced", ["sku", "stock"])
+def test_a_price_that_was_refused_while_a_sku_was_inactive_is_well_when_it_is_back(
+    cell: Cell, marketplace: str, announced: str
+):
+    shop, sku = on_show(cell, marketplace, settings=WITHOUT_LOOKS)
+    shop.change(sku, notify=False, active=False)  # its announcement is lost, and all looks are over
+    shop.modified(sku, price=True)
+    shop.shows(sku, stock=0)
+    shop.status("price", sku, "refused")
+    shop.quiet()
+    shop.change(sku, notify=False, active=True)
+    shop.modified(sku, **{announced: True})
+    shop.shows(sku)
+    shop.status("price", sku, "done")
 
 
 @BOTH_WAYS
