@@ -1023,27 +1023,40 @@ def revive(
     return pairs | frozenset(moved)
 
 
-def lay_to_rest(db: Connection[Any], places: Sequence[tuple[int, str, str]]) -> tuple[int, int]:
-    """Give dead rows up: how many came to rest until they are asked for again, and how many were already.
+class GivenUp(NamedTuple):
+    """What became of dead rows that were given up.
 
-    The latter start anew at once, their attempts forgotten. What is being tried right now stays as it is.
+    `resting`: until they are asked for again. `anew`: they were asked for, or due, since their last try and start anew;
+    `wake` are their pairs. `trying`: they are being tried right now and stay as they are.
     """
+
+    resting: int
+    anew: int
+    trying: int
+    wake: frozenset[Pair]
+
+
+def lay_to_rest(db: Connection[Any], places: Sequence[tuple[int, str, str]]) -> GivenUp:
+    """Give dead rows up, in the caller's transaction; nothing that was asked is lost by it."""
     rows = db.execute(
         """
         with dead as (
-          select s.store, s.context, s.key, s.asked > s.answered as anew from states s
+          select s.store, s.context, s.key, s.work, s.asked > s.answered as anew from states s
           join unnest(%s::int[], %s::text[], %s::text[]) as w(store, context, key) using (store, context, key)
-          where s.status = 'dead' and s.work in ('s', 'p') order by s.store, s.context, s.key for update of s
+          where s.status = 'dead' order by s.store, s.context, s.key for update of s
+        ), moved as (
+          update states s set work = case when d.anew then 'p'::"char" else 'i' end, attempts = 0, due_at = null,
+            status = 'new', code = null
+          from dead d where d.work <> 'h' and s.store = d.store and s.context = d.context and s.key = d.key
         )
-        update states s set work = case when d.anew then 'p'::"char" else 'i' end, attempts = 0, due_at = null,
-          status = case when d.anew then 'delayed' else 'new' end, code = case when d.anew then s.code end
-        from dead d where s.store = d.store and s.context = d.context and s.key = d.key
-        returning d.anew
+        select store, context, count(*) filter (where work <> 'h' and not anew),
+               count(*) filter (where work <> 'h' and anew), count(*) filter (where work = 'h')
+        from dead group by 1, 2
         """,
         ([place[0] for place in places], [place[1] for place in places], [place[2] for place in places]),
     ).fetchall()
-    anew = sum(row[0] for row in rows)
-    return len(rows) - anew, anew
+    resting, anew, trying = (sum(row[column] for row in rows) for column in (2, 3, 4))
+    return GivenUp(resting, anew, trying, frozenset((row[0], row[1]) for row in rows if row[3]))
 
 
 def ticket_answered(db: Connection[Any], store: int, ticket: str) -> frozenset[Pair]:

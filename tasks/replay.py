@@ -19,7 +19,7 @@ from psycopg_pool import ConnectionPool
 
 from hub.db import retrying, translated
 from hub.errors import Conflict
-from hub.ledger import Ledger, Pair, lay_to_rest, revive
+from hub.ledger import GivenUp, Ledger, Pair, lay_to_rest, revive
 from hub.model import Ask, Urgency
 from hub.settings import Settings
 from tasks.app import REPLAY
@@ -55,9 +55,13 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a replay would do: how many letters, by context and code, some of them, and how long at the rate."""
+    """What a replay would do: how many letters, by context and code, some of them, and how long at the rate.
+
+    `anew`: how many of them would start anew if they were given up, being asked for or due since their last try.
+    """
 
     matched: int
+    anew: int
     by_context: dict[str, int]
     by_code: dict[str, int]
     sample: tuple[DeadLetter, ...]
@@ -88,17 +92,19 @@ def forecast(pool: Pool, wanted: Letters, *, rate: float) -> Forecast:
     """Count and sample what a replay at `rate` keys per second would take."""
     where, values = _where(wanted)
     query = sql.SQL(
-        "select s.context, coalesce(s.code, ''), count(*) from states s where s.status = 'dead' and {} group by 1, 2"
+        "select s.context, coalesce(s.code, ''), count(*),"
+        " count(*) filter (where s.asked > s.answered and s.work <> 'h')"
+        " from states s where s.status = 'dead' and {} group by 1, 2"
     ).format(where)
     with translated(), pool.connection() as db:
         counts = db.execute(query, values).fetchall()
     by_context: dict[str, int] = {}
     by_code: dict[str, int] = {}
-    for context, code, count in counts:
+    for context, code, count, _ in counts:
         by_context[context] = by_context.get(context, 0) + int(count)
         by_code[code] = by_code.get(code, 0) + int(count)
-    matched = sum(by_context.values())
-    return Forecast(matched, by_context, by_code, tuple(letters(pool, wanted, limit=5)), matched / rate)
+    matched, anew = sum(by_context.values()), sum(row[3] for row in counts)
+    return Forecast(matched, anew, by_context, by_code, tuple(letters(pool, wanted, limit=5)), matched / rate)
 
 
 def start(pool: Pool, wanted: Letters, *, rate: float, who: str, why: str) -> int:
@@ -148,18 +154,23 @@ def cancel(pool: Pool, who: str) -> bool:
         )
 
 
-def discard(pool: Pool, wanted: Letters, *, who: str, why: str) -> tuple[int, int]:
-    """Give letters up: how many rest until the next notification, and how many have had it and start anew at once."""
+def discard(pool: Pool, wanted: Letters, *, who: str, why: str) -> GivenUp:
+    """Give letters up: they rest until the next notification; those that had it since their last try start anew."""
     where, values = _where(wanted)
-    with translated(), pool.connection() as db, db.transaction():
-        query = sql.SQL("select s.store, s.context, s.key from states s where s.status = 'dead' and {}").format(where)
-        resting, anew = lay_to_rest(db, db.execute(query, values).fetchall())
-        detail = {"why": why, "filter": asdict(wanted), "count": resting + anew, "anew": anew}
-        db.execute(
-            "insert into audit (who, action, detail) values (%s, 'discard dead letters', %s)",
-            (who, json.dumps(detail)),
-        )
-    return resting, anew
+    query = sql.SQL("select s.store, s.context, s.key from states s where s.status = 'dead' and {}").format(where)
+
+    def once() -> GivenUp:
+        with pool.connection() as db, db.transaction():
+            gone = lay_to_rest(db, db.execute(query, values).fetchall())
+            detail = {"why": why, "filter": asdict(wanted), "count": gone.resting + gone.anew, "anew": gone.anew}
+            db.execute(
+                "insert into audit (who, action, detail) values (%s, 'discard dead letters', %s)",
+                (who, json.dumps(detail)),
+            )
+        return gone
+
+    with translated():
+        return retrying(once)
 
 
 def work_off(pool: Pool, ledger: Ledger, waker: Waker | None, names: Mapping[int, str]) -> str:

@@ -158,7 +158,8 @@ return send(grant(ARGV[3], ARGV[6] == '1', crowd > 0 and crowd), ARGV[7], ARGV[8
 # KEYS and ARGV as above, and ARGV: 6 token that ends, 7 how many are wanted if a wake-up was refused meanwhile,
 # 8 brake in ms or 0, 9 'soft' or '1': what kind of brake, 10 how long there is a live backlog, in ms, or 0,
 # 11 the message of further wake-ups, as above.
-# An attempt that began before the brake was taken off sets none: what it found out is older. It is tried again at once.
+# A wake-up that was out when the brake was taken off sets none: what it found out may be older (until its first
+# heartbeat nobody can tell whether it waits or runs). One follows at once, and that one knows better.
 # Answer as above; the third number is 2 when a live wake-up was refused meanwhile, or waits beside the others, so that
 # one has to follow.
 _END = f"""
@@ -463,10 +464,11 @@ class Waker:
             self._complain(fault)
 
     def release(self, slug: str, context: str) -> None:
-        """Take the brake off; attempts that run or wait now do not put it on again."""
+        """Take the brake off; wake-ups that run or wait now do not put it on again."""
         tokens, _, brake, *_, freed = self._keys(slug, context)
         try:
-            self._release(keys=[tokens, brake, freed], args=[LONGEST_WAIT_MS])
+            longest = LONGEST_WAIT_MS + int(self._settings.contexts[context].deadline * 1000)
+            self._release(keys=[tokens, brake, freed], args=[longest])
         except (redis.RedisError, OSError) as fault:
             self._complain(fault)
 

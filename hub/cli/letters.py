@@ -174,30 +174,37 @@ def discard(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Give them up; the next notification starts each anew, at once where it came since the last try."""
+    """Give them up; the next notification starts each anew, or the one that came since the last try."""
     from tasks.replay import discard as give_up
     from tasks.replay import forecast
 
     with desk.opened() as at:
         wanted = _wanted(at, store, context, code, since, until, key)
+        foreseen = forecast(at.pool, wanted, rate=1.0)
+        matched = foreseen.matched
+        but = f"; asked for or due since their last try, so these start anew: {foreseen.anew}" if foreseen.anew else ""
         if dry_run:
-            matched = forecast(at.pool, wanted, rate=1.0).matched
-            tell({"matched": matched, "discarded": 0}, f"{matched} would be discarded; nothing was changed")
+            found = {"matched": matched, "discarded": 0, "anew": foreseen.anew, "trying": 0}
+            tell(found, f"{matched} would be discarded{but}; nothing was changed")
             return
         _require_reason(reason)
-        matched = forecast(at.pool, wanted, rate=1.0).matched
         if not matched:
             say("nothing that is dead matches")
             raise typer.Exit(MISSING)
         _require_few(matched, most)
-        agreed(f"{matched} match and will not be tried again before they are asked for", yes=yes)
-        resting, anew = give_up(at.pool, wanted, who=who(), why=reason)
-    said = [f"discarded {resting + anew}"]
-    if anew:
-        said.append(f"of them asked for since the last try, and starting anew: {anew}")
-    if left := max(0, matched - resting - anew):
-        said.append(f"being tried right now, and left alone: {left}")
-    tell({"matched": matched, "discarded": resting + anew, "anew": anew}, "; ".join(said))
+        agreed(f"{matched} match and are not tried again before they are asked for{but}", yes=yes)
+        gone = give_up(at.pool, wanted, who=who(), why=reason)
+        names = at.names()
+        for number in {number for number, _ in gone.wake}:
+            at.wake(names[number], *(name for one, name in gone.wake if one == number))
+    discarded = gone.resting + gone.anew
+    said = [f"discarded {discarded}"]
+    if gone.anew:
+        said.append(f"of them asked for or due since the last try, and starting anew: {gone.anew}")
+    if gone.trying:
+        said.append(f"being tried right now, and left alone: {gone.trying}")
+    found = {"matched": matched, "discarded": discarded, "anew": gone.anew, "trying": gone.trying}
+    tell(found, "; ".join(said))
 
 
 @letters_app.command()

@@ -133,6 +133,7 @@ def test_a_replay_can_be_cancelled_and_letters_can_be_given_up(
         "matched": 1,
         "discarded": 1,
         "anew": 0,
+        "trying": 0,
     }
     assert keys(hub("dead-letters", "list", "--json")) == ["price 1", "stock 1"]
     with pool.connection() as connection:
@@ -140,7 +141,7 @@ def test_a_replay_can_be_cancelled_and_letters_can_be_given_up(
         connection.execute("update states set work = 'h' where context = 'stock' and key = '1'")
     said = hub("dead-letters", "discard", "--reason", "healed", "--yes").out
     assert said.strip() == (
-        "discarded 1; of them asked for since the last try, and starting anew: 1;"
+        "discarded 1; of them asked for or due since the last try, and starting anew: 1;"
         " being tried right now, and left alone: 1"
     )
 

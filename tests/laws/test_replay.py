@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hub.errors import Conflict
+from hub.ledger import GivenUp
 from hub.outcome import Done, Failed
 from tasks.replay import Letters, cancel, discard, forecast, letters, start, work_off
 from tests.laws.books import STORE, Books
@@ -138,7 +139,7 @@ def test_a_dead_key_under_its_slow_try_is_replayed_after_it(books: Books) -> Non
 
 def test_discarded_letters_rest_until_the_next_notification(books: Books) -> None:
     die(books, "1", "2")
-    assert discard(books.pool, Letters(key="1"), who="maria", why="sold elsewhere") == (1, 0)
+    assert discard(books.pool, Letters(key="1"), who="maria", why="sold elsewhere") == GivenUp(1, 0, 0, frozenset())
     assert [letter.key for letter in letters(books.pool, Letters())] == ["2"]
     books.pass_time(100_000.0)
     books.ledger.ripen()
@@ -152,7 +153,7 @@ def test_a_discarded_letter_that_was_asked_for_since_starts_anew_at_once(books: 
     die(books, "1", "2")
     books.ask("1")
     assert books.try_claim() is None, "it waits its pause out"
-    assert discard(books.pool, Letters(), who="maria", why="healed") == (1, 1)
+    assert discard(books.pool, Letters(), who="maria", why="healed") == GivenUp(1, 1, 0, frozenset({(STORE, "price")}))
     assert letters(books.pool, Letters()) == []
     claim = books.claim()
     assert {key: rows["price"].attempts for key, rows in claim.items.items()} == {"1": 0}
@@ -165,7 +166,8 @@ def test_what_is_being_tried_is_not_discarded_and_what_is_due_for_it_starts_anew
     books.pass_time(10_000.0)
     books.ledger.ripen()
     trying = books.claim(limit=1)
-    assert discard(books.pool, Letters(), who="maria", why="healed") == (0, 1)
+    assert forecast(books.pool, Letters(), rate=1.0).anew == 1
+    assert discard(books.pool, Letters(), who="maria", why="healed")[:3] == (0, 1, 1)
     books.settle(trying, Failed("no answer"))
     assert [letter.key for letter in letters(books.pool, Letters())] == list(trying.items)
     assert books.claim().items.keys() == {"1", "2"} - trying.items.keys()

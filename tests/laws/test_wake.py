@@ -316,6 +316,8 @@ def test_an_attempt_that_began_before_the_brake_was_taken_off_does_not_put_it_on
     early, late = broker.tokens()
     broker.waker.hold([(*PAIR, early)])  # it runs already
     broker.waker.release(*PAIR)
+    (freed,) = broker.redis.keys(f"{broker.prefix}:wake:*freed")
+    assert broker.redis.pttl(freed) > 0, "it would grow with every token that is lost"
     assert broker.waker.end(PAIR, early, wanted=0, refused=0, brake=60.0) == 1, "it is tried again at once"
     assert broker.waker.end(PAIR, late, wanted=0, refused=0, brake=60.0, soft=True) == 1
     for token in broker.tokens():
