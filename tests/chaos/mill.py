@@ -113,11 +113,12 @@ def sweeping(cell: Cell, kind: Kind) -> Iterator[None]:
 
 
 def answered(cell: Cell, shop: Shop, count: int) -> None:
-    """Wait until so many of VTEX's notifications of this account were answered 200."""
+    """Wait until so many of VTEX's notifications of this account were answered 200, and are out of the spool."""
+    stored = "select from notices where store = %s and kind = 'notification'"
 
     def enough() -> bool:
         counts = cell.vtex.notifications(shop.account)["counts"]
-        return bool(counts.get("status_200", 0) >= count)
+        return bool(counts.get("status_200", 0) >= count and len(cell.all(stored, shop.store.id)) >= count)
 
     until(enough, why=f"{count} notifications are not answered")
 

@@ -29,7 +29,7 @@ def test_the_hub_comes_up_is_found_by_a_second_terminal_and_ends_cleanly(server_
             [sys.executable, "-m", "hub.cli", *words], env=bare, stdout=out, stderr=out, stdin=subprocess.DEVNULL
         )
     try:
-        until(lambda: place.running() or running.poll() is not None, seconds=60, why="it does not come up")
+        until(lambda: place.running() or running.poll() is not None, seconds=180, why="it does not come up")
         assert running.poll() is None, log.read_text()
         assert stat.S_IMODE(place.key.stat().st_mode) == 0o600
         second = keyboard({"HUB_DIRECTORY": str(place.directory), "REDIS_URL": "", "DATABASE_URL": ""})

@@ -111,7 +111,7 @@ def test_two_sweeps_wake_for_a_backlog_without_workers_up_to_the_cap(fleet: Cell
     fleet.stop("first")
     fleet.stop("more")
     try:
-        asks = [Ask(shop.store.id, "stock", str(number), "vtex") for number in range(3000)]
+        asks = [Ask(shop.store.id, "stock", str(number), "vtex") for number in range(500)]
         with fleet.pool.connection() as db:
             db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), asks, 0))
         cap = fleet.settings.contexts["stock"].cap

@@ -152,6 +152,8 @@ def test_after_a_429_the_group_is_left_alone_for_the_time_named_and_nothing_is_l
     )
     shop.modified(skus[0], sku=True)
     until(lambda: [call for call in shop.vtex_calls("sku") if call["status"] == 429], why="VTEX did not throttle")
+    held = "select 1 from claims where store = %s"
+    until(lambda: not cell.all(held, shop.store.id), why="who was throttled does not end")
     for sku in skus[1:]:
         shop.modified(sku, sku=True)
     for sku in skus:

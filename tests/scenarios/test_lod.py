@@ -167,7 +167,7 @@ def test_a_load_survives_a_marketplace_that_goes_away_in_its_middle(cell: Cell, 
 def test_a_load_goes_on_from_its_cursor_after_its_workers_were_killed(own_cell: Cell):
     cell, shop = own_cell, own_cell.shop("sandbox-sync")
     skus = shop.grow(60)
-    cell.marketplace.fault("latency", account=shop.slug, seconds=0.15, for_seconds=60)
+    cell.marketplace.fault("latency", account=shop.slug, seconds=0.4, for_seconds=60)
     run = load(shop, page_size=15)
     until(lambda: len(shop.all_shown()) >= 5, why="the load does not begin")
     for worker in ("first", "more"):

@@ -384,7 +384,7 @@ def test_an_order_that_vtex_forgot_is_sent_again(cell: Cell):
 @pytest.mark.scenario("ORD-12", "ORD-21")
 def test_an_order_sent_again_while_vtex_still_creates_it_is_created_once(cell: Cell):
     shop, (sku,) = a_shop(cell)
-    cell.vtex.order_habits(shop.account, create_delay=3.0)  # longer than the hub awaits a result
+    cell.vtex.order_habits(shop.account, create_delay=6.0)  # longer than the hub awaits a result
     order = place(shop, sku)
     until(lambda: len(shop.vtex_calls("create_order")) > 1, seconds=SECONDS, why="it was not sent again")
     reaches(shop, order, "approved")

@@ -65,7 +65,7 @@ def test_a_small_store_does_not_wait_for_a_large_one(cell: Cell):
 @EVERY_PROFILE
 @pytest.mark.scenario("RES-02")
 def test_price_and_stock_flow_while_the_catalogue_queue_is_blocked(cell: Cell, marketplace: str):
-    shop = cell.shop(marketplace)
+    shop = cell.shop(marketplace, settings=WITHOUT_LOOKS)
     (sku,) = published(shop)
     cell.ledger.shut(shop.store.id, "catalog", "operator", cause="operator", who="test", why="blocked", seconds=None)
     shop.change(sku, name="Outro nome")

@@ -15,9 +15,9 @@ BOTH_WAYS = pytest.mark.parametrize("marketplace", ["sandbox-sync", "sandbox-rep
 BLOCKING = "sandbox-sync"
 
 
-def on_show(cell: Cell, marketplace: str, **more: object) -> tuple[Shop, str]:
-    """A store with one SKU that the marketplace shows and nothing left to do."""
-    shop = cell.shop(marketplace, **more)
+def on_show(cell: Cell, marketplace: str) -> tuple[Shop, str]:
+    """A store with one SKU that the marketplace shows and nothing left to do, looks included: none comes in between."""
+    shop = cell.shop(marketplace, settings=WITHOUT_LOOKS)
     (sku,) = shop.grow(1)
     shop.published(sku)
     shop.quiet(answered=True)
@@ -157,8 +157,8 @@ def test_a_price_that_is_announced_beside_the_registration_is_shown(cell: Cell, 
 def test_a_price_that_was_refused_while_a_sku_was_inactive_is_well_when_it_is_back(
     cell: Cell, marketplace: str, announced: str
 ):
-    shop, sku = on_show(cell, marketplace, settings=WITHOUT_LOOKS)
-    shop.change(sku, notify=False, active=False)  # its announcement is lost, and all looks are over
+    shop, sku = on_show(cell, marketplace)
+    shop.change(sku, notify=False, active=False)  # its announcement is lost
     shop.modified(sku, price=True)
     shop.shows(sku, stock=0)
     shop.status("price", sku, "refused")
