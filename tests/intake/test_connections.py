@@ -150,10 +150,13 @@ def test_an_upgrade_is_ignored_and_the_body_stays_a_body(
 def test_one_store_cannot_take_the_room_of_the_bodies_of_all_others(intake: Running, token: str) -> None:
     other = intake.add_store("other-mkt", "other", "THR")
     with ExitStack() as held:
-        for _ in range(BOUNDS.bodies_of_one):
-            connection = held.enter_context(connect(intake))
-            connection.sendall(request(token)[:-1])
-        until(lambda: intake.post(token, {"IdSku": 1}).status == 503)  # once both heads were read
+
+        def full() -> bool:
+            """One more takes room for good, unless it met the one that asks; who asks meets nobody but those."""
+            held.enter_context(connect(intake)).sendall(request(token)[:-1])
+            return intake.post(token, {"IdSku": 1}).status == 503
+
+        until(full)
         for _ in range(2 * BOUNDS.bodies):  # as many as ever: the store has no more room
             connection = held.enter_context(connect(intake))
             connection.sendall(request(token)[:-1])
