@@ -57,11 +57,13 @@ class DeadLetter:
 class Forecast:
     """What a replay would do: how many letters, by context and code, some of them, and how long at the rate.
 
-    `anew`: how many of them would start anew if they were given up, being asked for or due since their last try.
+    If they were given up, `anew` would start anew, being asked for or due since their last try, and `trying` would stay
+    as they are, being tried right now.
     """
 
     matched: int
     anew: int
+    trying: int
     by_context: dict[str, int]
     by_code: dict[str, int]
     sample: tuple[DeadLetter, ...]
@@ -93,18 +95,18 @@ def forecast(pool: Pool, wanted: Letters, *, rate: float) -> Forecast:
     where, values = _where(wanted)
     query = sql.SQL(
         "select s.context, coalesce(s.code, ''), count(*),"
-        " count(*) filter (where s.asked > s.answered and s.work <> 'h')"
+        " count(*) filter (where s.asked > s.answered and s.work <> 'h'), count(*) filter (where s.work = 'h')"
         " from states s where s.status = 'dead' and {} group by 1, 2"
     ).format(where)
     with translated(), pool.connection() as db:
         counts = db.execute(query, values).fetchall()
     by_context: dict[str, int] = {}
     by_code: dict[str, int] = {}
-    for context, code, count, _ in counts:
+    for context, code, count, *_ in counts:
         by_context[context] = by_context.get(context, 0) + int(count)
         by_code[code] = by_code.get(code, 0) + int(count)
-    matched, anew = sum(by_context.values()), sum(row[3] for row in counts)
-    return Forecast(matched, anew, by_context, by_code, tuple(letters(pool, wanted, limit=5)), matched / rate)
+    matched, anew, trying = (sum(row[column] for row in counts) for column in (2, 3, 4))
+    return Forecast(matched, anew, trying, by_context, by_code, tuple(letters(pool, wanted, limit=5)), matched / rate)
 
 
 def start(pool: Pool, wanted: Letters, *, rate: float, who: str, why: str) -> int:

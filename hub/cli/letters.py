@@ -174,7 +174,7 @@ def discard(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Give them up; the next notification starts each anew, or the one that came since the last try."""
+    """Give them up; the next notification starts each anew. What was asked for or due since then starts anew now."""
     from tasks.replay import discard as give_up
     from tasks.replay import forecast
 
@@ -183,9 +183,11 @@ def discard(
         foreseen = forecast(at.pool, wanted, rate=1.0)
         matched = foreseen.matched
         but = f"; asked for or due since their last try, so these start anew: {foreseen.anew}" if foreseen.anew else ""
+        if foreseen.trying:
+            but += f"; being tried right now, and left alone: {foreseen.trying}"
         if dry_run:
-            found = {"matched": matched, "discarded": 0, "anew": foreseen.anew, "trying": 0}
-            tell(found, f"{matched} would be discarded{but}; nothing was changed")
+            found = {"matched": matched, "discarded": 0, "anew": foreseen.anew, "trying": foreseen.trying}
+            tell(found, f"{matched - foreseen.trying} would be discarded{but}; nothing was changed")
             return
         _require_reason(reason)
         if not matched:

@@ -77,8 +77,8 @@ class Facts:
     what it answered; `moved`: it stands otherwise than the pair said, and `binding` is corrected already; `hidden`: it
     is not shown after it was blocked or unblocked without an answer; `dropped`: the pair that it does not show any
     more, after a removal whose answer was lost. `price` is the price it is known to show; `confirmed` is what price and
-    stock are known to show, where that matters, and `refused` those of them whose last word is a refusal. `following`
-    are the contexts that are asked once it is published.
+    stock are known to show, where that matters, and `refused` those of them that rest, their last word being a refusal.
+    `following` are the contexts that are asked once it is published.
     """
 
     store: int
@@ -329,7 +329,8 @@ def _unmapped(facts: Facts, product: Product) -> tuple[Problem, ...]:
 def _outdated(facts: Facts) -> tuple[Ask, ...]:
     """Price and stock, where what a notification announced is not what the marketplace is known to show or was refused.
 
-    One that was refused for want of a price says so until it is asked again, even if what is shown is right (PRC-06).
+    What was refused, for want of a price, say, tells so until it is asked again, even if what is shown is right
+    (PRC-06).
     A notification that says more than price and stock asks the catalogue alone, which covers both (4.4); it may have
     been the only one (a change made while the SKU was inactive, and now it is not).
     """
@@ -409,8 +410,9 @@ def _agree(facts: Facts, listing: Listing, mapping: MappedCategory, defaults: tu
     doubtful = (manifest.replaces and row.confirmed is None) or facts.half_told
     appears = facts.binding is None or facts.moved or record.action is Action.ACTIVATE or doubtful
     then: tuple[Ask, ...] = _asks(facts, facts.following) if appears else ()
-    if not appears and not manifest.replaces:
-        then = outdated
+    if not appears:
+        # A whole replacement says both; it is not their answer, though.
+        then = _asks(facts, facts.refused) if manifest.replaces else outdated
     if record.action is Action.ACTIVATE and not manifest.replaces:
         # Only whole replacements carry the registration along; else it is updated by the next attempt, when it moved.
         known = (row.confirmed or {}).get("listing")

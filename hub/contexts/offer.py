@@ -66,8 +66,8 @@ class Facts:
     what VTEX would sell now, `None` when it is absent. `listing` and `last_price` complete the records of a
     marketplace that replaces whole offers. `beside` is what it is known to show of the context that is not claimed and
     that will not be read without us. `may_be_sold_out`: it shows no stock, or nothing is known of its stock.
-    `price_refused`: the price is not claimed, and its last word is a refusal. `other_awaited`: a record sent for the
-    other context has no answer yet.
+    `price_refused`: the price is not claimed and rests, its last word being a refusal. `other_awaited`: a record sent
+    for the other context has no answer yet.
     """
 
     store: int
@@ -305,7 +305,7 @@ def _telling(
     came while a first publication wrote both). `carried`: one record says both, so that it need not be.
 
     A price that was refused while there was none says so until it is asked, even if what is shown is right again. Not
-    as one that was announced: asked back by it, who asked asks no more, whatever VTEX answers now and then.
+    as one that was announced: asked back by it, who asked asks no more. Nor beside the catalogue, which asks it itself.
     """
     moved = [
         context
@@ -314,20 +314,27 @@ def _telling(
     ]
     asks = _asks(facts, moved)
     heard = any(row.heard for row in facts.open_rows.values())
-    if facts.price_refused and heard and price.NAME in wanted and price.NAME not in moved:
+    right = price.NAME in wanted and facts.beside.get(price.NAME) == wanted[price.NAME]
+    if facts.price_refused and right and heard and not any(ask.context == "catalog" for ask in _then(endings[0])):
         asks = (*asks, *follow(facts.store, facts.sku, (price.NAME,)))
     if asks:
         endings[0] = _also(endings[0], asks)
     return endings
 
 
+def _then(one: Ending | Step) -> tuple[Ask, ...]:
+    if isinstance(one, Send):
+        return one.then
+    return one.outcome.then if isinstance(one, Ending) and isinstance(one.outcome, Done | Refused) else ()
+
+
 def _also(one: Ending | Step, asks: tuple[Ask, ...]) -> Ending | Step:
     """With these asks besides its own."""
+    then = (*_then(one), *(ask for ask in asks if ask not in _then(one)))
     if isinstance(one, Send):
-        return replace(one, then=(*one.then, *(ask for ask in asks if ask not in one.then)), otherwise=asks)
+        return replace(one, then=then, otherwise=asks)
     if isinstance(one, Ending) and isinstance(one.outcome, Done | Refused):
-        known = one.outcome.then
-        return replace(one, outcome=replace(one.outcome, then=(*known, *(ask for ask in asks if ask not in known))))
+        return replace(one, outcome=replace(one.outcome, then=then))
     return one
 
 

@@ -132,6 +132,15 @@ def test_a_price_that_was_refused_while_there_was_none_is_asked_though_it_is_the
     assert ending.stories == ()
 
 
+@pytest.mark.parametrize("manifest", KINDS)
+def test_a_price_that_was_refused_is_asked_beside_a_changed_registration_too(manifest):
+    world = a_published_world(**manifest)
+    world.states.rows["price", "13"] = ("i", "refused")
+    world.vtex.products["13"] = a_product(description="A better mug")
+    ending = only(world.attempt(world.row("catalog", heard=True)))
+    assert (ending.code, [ask.context for ask in ending.outcome.then]) == ("S1", ["price"])
+
+
 NOT_NOW = {
     "not offered": lambda vtex: vtex.offers.clear(),
     "lacks its name": lambda vtex: vtex.products.update({"13": a_product(name="")}),

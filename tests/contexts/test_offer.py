@@ -569,6 +569,17 @@ def test_a_price_that_was_refused_while_there_was_none_is_asked_when_a_stock_is_
     assert [ask.context for ask in again.outcome.then] == ["stock"]
 
 
+@pytest.mark.parametrize("manifest", KINDS)
+def test_a_record_that_was_refused_for_its_price_is_not_sent_again_because_the_stock_moved(manifest):
+    world = a_published_world(**manifest)
+    world.vtex.offers["13"] = an_offer(price=8990, stock=5)
+    world.states.rows["price", "13"] = ("i", "refused")
+    world.marketplace.answers = [Refusal([Problem("E3", "price", "89.90", "is too low")])]
+    ending = only(world.attempt(world.row("stock", heard=True)))
+    asked = [ask.context for ask in ending.outcome.then]
+    assert asked == ([] if manifest.get("offer") == "combined" else ["price"]), "one record of both said it already"
+
+
 def test_a_refused_price_is_not_asked_by_a_stock_that_nobody_announced_or_that_is_not_offered():
     world = a_published_world()
     world.states.rows["price", "13"] = ("i", "refused")
@@ -646,6 +657,24 @@ def test_a_price_that_is_there_for_the_stock_alone_is_not_asked_for_ever(first):
     world.vtex = Flapping(world.vtex.products, {})
     world.states.rows["price", "13"] = ("i", "refused")
     assert reads_until_rest(world, ("price", True), (first, True)) <= 8
+
+
+@pytest.mark.parametrize("manifest", KINDS)
+def test_catalogue_price_and_stock_do_not_ask_in_a_circle_while_vtex_sells_it_now_and_then(manifest):
+    class Flapping(FakeVtex):
+        turn = 0
+
+        def simulate(self, *asked, **where):
+            Flapping.turn += 1
+            self.offers.clear()
+            if Flapping.turn % 4 == 0:
+                self.offers["13"] = an_offer()
+            return super().simulate(*asked, **where)
+
+    world = a_published_world(**manifest)
+    world.rules = Rules(look_again=())
+    world.vtex = Flapping(world.vtex.products, world.vtex.offers)
+    assert reads_until_rest(world, ("catalog", True), ("price", True), ("stock", True)) <= 15
 
 
 def test_a_blocked_listing_whose_product_is_broken_asks_nobody_for_ever():
