@@ -87,20 +87,25 @@ def before_healing(evidence: Evidence) -> list[Violation]:
     """
     young = replace(evidence, ended=evidence.ended - RECOVERY_SECONDS + PATIENCE)
     stores = {store.slug: store for store in evidence.stores}
-    return [one for one in violations(young) if not (one.store and _peers_doing(stores[one.store], one))]
+    sharing = Counter(store.account for store in evidence.stores)
+    return [
+        one
+        for one in violations(young)
+        if not (one.store and _peers_doing(stores[one.store], one, shared=sharing[stores[one.store].account] > 1))
+    ]
 
 
 OFFERED = ("catalog", "price", "stock")
 
 
-def _peers_doing(store: Store, one: Violation) -> bool:
+def _peers_doing(store: Store, one: Violation, *, shared: bool) -> bool:
     if one.law == "shown":
-        return _taken_away(store, one.key)
+        return _taken_away(store, one.key, shared=shared)
     context, _, sku = one.key.partition(" ")
     if one.law != "rest" or context not in OFFERED:
         return False
     (row,) = (row for row in store.rows if (row.context, row.key) == (context, sku))
-    return row.work in ("i", "s") and row.status in ("refused", "parked") and _taken_away(store, sku)
+    return row.work in ("i", "s") and row.status in ("refused", "parked") and _taken_away(store, sku, shared=shared)
 
 
 LONGEST_ATTEMPT = 30.0
@@ -108,27 +113,41 @@ LONGEST_ATTEMPT = 30.0
 READS = {"catalog": "sku", "price": "simulation", "stock": "simulation"}
 
 
-def _read_for(row: Row, reads: Sequence[Served]) -> float:
-    """When VTEX was read for this row's last answer: what it announced later was not heard, though the answer is later.
+def _answered_by(row: Row) -> float:
+    """Until when VTEX was read for this row's last answer.
 
     A record that was taken (S1) was read before its lot was opened, or at the latest in the moment before it joined.
     """
-    gathered = row.gathered_at if row.code == "S1" else None
-    ended = gathered or row.answered_at or 0.0
-    before = [one.at for one in reads if one.operation == READS[row.context] and 0 <= ended - one.at <= LONGEST_ATTEMPT]
-    return max(before, default=ended)
+    return (row.gathered_at if row.code == "S1" else None) or row.answered_at or 0.0
 
 
-def _taken_away(store: Store, sku: str) -> bool:
-    """Can the peers alone be why this SKU is shown otherwise?"""
+def _read_for(row: Row, reads: Sequence[Served]) -> Served | None:
+    """The read of VTEX that this row's last answer came of."""
+    ended = _answered_by(row)
+    before = [one for one in reads if one.operation == READS[row.context] and 0 <= ended - one.at <= LONGEST_ATTEMPT]
+    return max(before, key=lambda one: one.at, default=None)
+
+
+def _taken_away(store: Store, sku: str, *, shared: bool) -> bool:
+    """Can the peers alone be why this SKU is shown otherwise?
+
+    `shared`: another store has the same VTEX account, and what was read after this one's last answers was read for it.
+    """
     reads = sorted((one for one in store.served if one.sku == sku), key=lambda one: one.at)
     # What was lost may have been about the price alone, and a read for the stock brings no price to the marketplace.
     mine = [row for row in store.rows if row.key == sku and row.context in OFFERED]
-    heard = min((_read_for(row, reads) for row in mine if row.answered_at), default=reads[-1].at if reads else 0.0)
+    answered = {row.context: _read_for(row, reads) for row in mine if row.answered_at}
+    # What VTEX announced after a read was not heard by it, even if the answer that came of the read is later.
+    heard = min(
+        (read.at if (read := answered[row.context]) else _answered_by(row) for row in mine if row.answered_at),
+        default=reads[-1].at if reads else 0.0,
+    )
     told = [post for post in store.posts if post.kind == "notification" and post.key == sku]
     unheard = any(post.status != 200 and post.at > heard for post in told)
     last = {one.operation: one for one in reads}
-    stale = any(one.stale for one in last.values())
+    stale = any(one.stale for one in last.values()) or (
+        shared and any(read is not None and read.stale for read in answered.values())
+    )
     wrote = {one.field: one.arrived for one in store.wrote if one.sku == sku and one.by not in NOBODYS}
     lied = any(
         lie.sku == sku and any(lie.at > wrote.get(name, 0.0) for name in LIES_ABOUT.get(lie.operation, EVERYTHING))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos import rule
-from chaos.checker import RECOVERY_SECONDS, before_healing, violations
+from chaos.checker import READS, RECOVERY_SECONDS, before_healing, violations
 from chaos.evidence import (
     Binding,
     Counter,
@@ -508,6 +508,22 @@ NOT_TAKEN_AWAY: dict[str, Evidence] = {
 @pytest.mark.parametrize("name", NOT_TAKEN_AWAY)
 def test_what_the_hub_itself_lost_is_called_so_before_the_healing_sweep(name: str) -> None:
     assert {one.law for one in before_healing(shown_wrong(NOT_TAKEN_AWAY[name]))} == {"shown"}
+
+
+def beside_another_store(account: str) -> Evidence:
+    """The last read for this store was stale; the later one was for another store, if that has the same account."""
+    (mine,) = with_rows_of_one(Post(9.0, "notification", "1", 200, "vtex"), dict.fromkeys(READS, 60.5)).stores
+    mine = replace(mine, served=(*CLEAN_STORE.served, STALE, offered(75.0)), listed=WRONG.stores[0].listed)
+    other = replace(CLEAN_STORE, slug="other", account=account, number=2)
+    return replace(CLEAN, stores=(mine, other))
+
+
+def test_what_another_store_of_the_account_read_later_was_not_read_for_this_one() -> None:
+    def said(evidence: Evidence) -> set[tuple[str | None, str]]:
+        return {(one.store, one.law) for one in before_healing(evidence) if one.law == "shown"}
+
+    assert said(beside_another_store("acme")) == set()
+    assert said(beside_another_store("another")) == {("acme", "shown")}
 
 
 STILL_BOUGHT: dict[str, Row] = {
