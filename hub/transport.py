@@ -426,8 +426,9 @@ class Peer:
         good = False
         ending: HubError | None = None
         try:
+            began = time.monotonic()  # before the lease is asked: whatever stops us from here on is taken off the call
             ends = replace(asked, total=_within_lease(write, who, total, operation))
-            answer = self._understood(self._exchange(ends), told, group, write, auth_version)
+            answer = self._understood(self._exchange(ends, began), told, group, write, auth_version)
             good = answer.ok
             who.deeds.writes += good and write != "read"
         except Unavailable as lost:
@@ -491,9 +492,9 @@ class Peer:
                 told.starts(asked + verdict.wait + more)
                 return verdict
 
-    def _exchange(self, asked: _Asked) -> _Exchange:
+    def _exchange(self, asked: _Asked, began: float) -> _Exchange:
         """One request and its answer within the total time; a 308 to the same host is followed once."""
-        watch.begin(asked.total, self._connect)
+        watch.begin(began + asked.total, self._connect)
         exchange = self._over_the_wire(asked)
         if exchange.status != 308:
             return exchange

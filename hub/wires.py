@@ -42,16 +42,22 @@ class Watch(threading.local):
     sent: bool = False
     sent_at: float = 0.0
 
-    def begin(self, total: float, connect: float) -> None:
-        """A call begins: `total` seconds from now for everything, `connect` of them for the connection."""
-        self.deadline = time.monotonic() + total
+    def begin(self, deadline: float, connect: float) -> None:
+        """A call begins and has to be over at `deadline` (`time.monotonic`); `connect` seconds for the connection."""
+        self.deadline = deadline
         self.connect = connect
         self.sent = False
 
     def sends(self) -> None:
-        """The request, or more of it, is handed over."""
+        """The request, or more of it, is handed over now; raises TimeoutError when it is too late for that.
+
+        To be called last: to set a socket's time-out lets other threads run, and the process may have been stopped.
+        """
+        now = time.monotonic()
+        if now >= self.deadline:
+            raise TimeoutError("total deadline")
         if not self.sent:
-            self.sent, self.sent_at = True, time.monotonic()
+            self.sent, self.sent_at = True, now
 
     def left(self) -> float:
         """Seconds left; raises TimeoutError when there are none."""

@@ -272,6 +272,29 @@ def test_a_write_ends_before_the_lease_that_allows_it(opened: Opened, peer: Peer
     assert {seen.method for seen in peer.seen} == {"PUT"}, "it had begun"
 
 
+def test_a_process_that_is_stopped_between_the_look_at_its_lease_and_the_first_byte_sends_none(
+    opened: Opened, peer: Peer
+) -> None:
+    vtex = to(opened, peer.url)
+    ends = time.monotonic() + 1.0
+    looks: list[float] = []
+
+    def stopped_after_the_last_look() -> float:
+        looks.append(ends - time.monotonic())
+        while len(looks) == 2 and time.monotonic() < ends:
+            time.sleep(0.01)
+        return looks[-1]
+
+    token = calling.set(Calling("acme-mkt", "price", stopped_after_the_last_look))
+    try:
+        with pytest.raises(Unavailable):
+            vtex.request("PUT", "/x", operation="x", json={}, write="idempotent", total=0.1)
+    finally:
+        calling.reset(token)
+    assert looks[1] > 0.5, "at the last look there was time enough"
+    assert not peer.seen
+
+
 @pytest.mark.parametrize("address", ["", "ftp://peer", "peer.example", "https://user:pass@peer", "https://peer?a=1"])
 def test_an_address_that_cannot_be_used_is_named_at_once(opened: Opened, address: str) -> None:
     with pytest.raises(BadInput) as caught:
