@@ -34,7 +34,7 @@ from hub.conservation import Balance, conserved
 from hub.db import TREES, StorageAway, StorageRefused, column, retrying, translated, trees
 from hub.errors import Problem
 from hub.limits import RANKS
-from hub.model import Ask, Claim, LotOutcome, Row, Urgency, Written, known_fields
+from hub.model import Ask, Claim, JsonTree, LotOutcome, Row, Urgency, Written, known_fields
 from hub.outcome import (
     Done,
     Ending,
@@ -371,6 +371,13 @@ class Settled:
     wake: frozenset[Pair] = frozenset()
 
 
+class _Put(NamedTuple):
+    """Rows have become what follows: the pairs that have pending work now, and when the claim was taken."""
+
+    wake: frozenset[Pair]
+    began: str
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """A shut gate. `context` is `*` for all; `reopens_in` seconds, `None` until somebody opens it."""
@@ -520,7 +527,7 @@ class Ledger:
             )
         return Claim(int(rows[0][0]), store, context, lane, items)
 
-    def intend(self, claim: Claim, intents: Sequence[tuple[str, str, str, Any]]) -> frozenset[str]:
+    def intend(self, claim: Claim, intents: Sequence[tuple[str, str, str, JsonTree]]) -> frozenset[str]:
         """Commit what is about to be written, (context, key, reference, intent) each, before any call (law 5).
 
         Returns the keys whose lease is still ours; nothing may be written for the others.
@@ -557,7 +564,7 @@ class Ledger:
         with translated():
             held = retrying(once)
         ours = frozenset(intent[1] for intent in intents if intent[1] in claim.items) if held else frozenset()
-        claim.begun.update((intent[0], intent[1]) for intent in intents if intent[1] in ours)
+        claim.begun.update({intent[:2]: intent[2:] for intent in intents if intent[1] in ours})
         return ours
 
     def holds(self, claim: Claim) -> bool:
@@ -592,7 +599,8 @@ class Ledger:
         def once() -> Settled | None:
             with self.pool.connection() as db:
                 if not back and all(_is_plain(claim, ending) for ending, _ in ours):
-                    return self._put(db, claim, ours, plain=True)
+                    put = self._put(db, claim, ours, plain=True)
+                    return Settled(wake=put.wake) if put else None
                 with db.pipeline(), db.transaction():
                     return self._settle(db, claim, ours, back)
 
@@ -605,7 +613,7 @@ class Ledger:
 
     def _put(
         self, db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]], *, plain: bool = False
-    ) -> Settled | None:
+    ) -> _Put | None:
         """The claim's row goes, its states become what follows, counters and the gates that were tried with them.
 
         One statement; `None` and nothing done when the claim is gone. `plain` endings leave nothing else behind: should
@@ -638,7 +646,7 @@ class Ledger:
             },
         ).fetchone()
         assert row is not None  # noqa: S101 – a select without a table always returns a row
-        return Settled(wake=frozenset((claim.store, str(context)) for context in row[1])) if row[0] else None
+        return _Put(frozenset((claim.store, str(context)) for context in row[1]), str(row[3])) if row[0] else None
 
     def _settle(
         self,
@@ -689,12 +697,41 @@ class Ledger:
                     claim.id,
                 ),
             )
-        remember(db, claim, ours)
+        remember(db, claim, ours, began=done.began)
         bind(db, claim, ours)
         tell(db, claim, _alarmed(db, claim, ours, self.gate_try))
         asked = db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), asks, self.slot)) if asks else None
         wake = set(done.wake) | {(claim.store, context) for context, _ in back}
         return Settled(wake=frozenset(wake | set(asked.fetchall() if asked else ())))
+
+    def doubt(self, claim: Claim, places: Collection[tuple[str, str]]) -> frozenset[Pair]:
+        """What a fenced attempt wrote may have come last: nobody knows what is shown, and it is asked for once more.
+
+        No look before a write can keep a process from being stopped between the two, so its successor's word is taken
+        back: of those of these (context, key) whose intents the attempt had committed; of a lot, of all of its records.
+        Who works on one of them now cannot confirm it either (`hub.remembering`). Whom to wake.
+        """
+        begun = [(*place, *claim.begun[place]) for place in places if place in claim.begun and place[0] != "lot"]
+        lots = [int(key) for context, key in places if (context, key) in claim.begun and context == "lot"]
+        if not begun and not lots:
+            return frozenset()
+
+        def once() -> frozenset[Pair]:
+            with self.pool.connection() as db, db.transaction():
+                doubted = db.execute(
+                    _DOUBT,
+                    {
+                        "store": claim.store,
+                        **{name: column([one[part] for one in begun]) for part, name in enumerate(_BEGUN)},
+                        "intents": trees(json.dumps(intent) for *_, intent in begun),
+                        "lots": lots,
+                    },
+                ).fetchall()
+                asks = [Ask(claim.store, context, key, "recheck", Urgency.FOLLOW) for context, key in doubted]
+                return frozenset(db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), asks, self.slot)).fetchall())
+
+        with translated():
+            return retrying(once)
 
     def abandon(self, claim: Claim) -> None:
         """Let a claim that cannot be settled expire now; the sweep frees its keys. Never raises."""
@@ -919,7 +956,7 @@ class Ledger:
 # end, so what it is claimed for and what it answered stay as they were claimed; only `asked` may have grown.
 _SETTLE = """
 with mine as materialized (
-  delete from claims where id = %(claim)s returning id
+  delete from claims where id = %(claim)s returning id, started_at
 ), n as materialized (
   select * from unnest(%(contexts)s::text[], %(keys)s::text[], %(works)s::"char"[], %(statuses)s::text[],
                        %(codes)s::text[], %(attempts)s::int2[], %(looks)s::int2[], %(waits)s::float8[],
@@ -960,8 +997,34 @@ select exists (select from mine), array(
   select context from moved where work = 'p'
   union select c from unnest(%(held)s::text[]) c
   where (select true from states p where p.store = %(store)s and p.context = c and p.work = 'p' limit 1)),
-  set_config('synchronous_commit', case when %(plain)s then 'off' else current_setting('synchronous_commit') end, true)
+  set_config('synchronous_commit', case when %(plain)s then 'off' else current_setting('synchronous_commit') end, true),
+  (select started_at::text from mine)
 """
+
+
+_BEGUN = ("contexts", "keys", "references")
+_DOUBT = f"""
+with told as (
+  select * from unnest(%(contexts)s::text[], %(keys)s::text[], %(references)s::uuid[],
+                       {TREES.replace("%s", "%(intents)s")}) as t(context, key, reference, intent)
+  union all
+  select c.context, r.key, (r.record ->> 'reference')::uuid, r.record
+  from lot_records r, unnest(r.covers) c(context) where r.lot = any(%(lots)s)
+), locked as materialized (
+  select s.context, s.key, t.reference, t.intent from states s
+  join told t on t.context = s.context and t.key = s.key
+  where s.store = %(store)s order by s.context, s.key for update of s
+), put as (
+  insert into answers as a (store, context, key, reference, intent, intent_at, doubted_at)
+  select distinct on (context, key) %(store)s, context, key, reference, intent, now(), clock_timestamp()
+  from locked order by context, key
+  on conflict (store, context, key) do update set confirmed = null, doubted_at = excluded.doubted_at,
+    reference = case when a.intent is null then excluded.reference else a.reference end,
+    intent = coalesce(a.intent, excluded.intent), intent_at = excluded.intent_at
+)
+select distinct context, key from locked
+"""
+"""What is doubted. An intent that is open stays: whoever has begun it since knows more."""
 
 
 def _is_plain(claim: Claim, ending: Ending) -> bool:

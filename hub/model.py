@@ -110,7 +110,7 @@ class Row:
 class Claim:
     """The keys one attempt has taken: rows by key and context, all under leases of one lane.
 
-    `begun` gathers the (context, key) whose intent this attempt has committed.
+    `begun` gathers the (context, key) whose intent this attempt has committed, each with reference and intent.
     """
 
     id: int
@@ -118,7 +118,7 @@ class Claim:
     context: str
     lane: str
     items: Mapping[str, Mapping[str, Row]]
-    begun: set[tuple[str, str]] = field(default_factory=set)
+    begun: dict[tuple[str, str], tuple[str, JsonTree]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)

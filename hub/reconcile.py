@@ -183,6 +183,7 @@ class Reconciler:
             endings = attempt.run()
             rows = [self._with_death(ending, self._next(claim, ending)) for ending in endings]
             settled = self.ledger.settle(claim, rows)
+            doubted = self.ledger.doubt(claim, _maybe_late(endings)) if settled.fenced else frozenset()
         except Exception:
             self.ledger.abandon(claim)  # its keys are free at once, instead of when the claim's deadline passes
             raise
@@ -191,7 +192,7 @@ class Reconciler:
             slug=link.slug,
             context=name,
             words=words,
-            wake=settled.wake | attempt.touched(),
+            wake=settled.wake | doubted | attempt.touched(),
             full=len(claim) >= limit,
             brake=max((_store_wait(ending.outcome) for ending in endings), default=0.0) or None,
             soft=all(_is_bulk(claim, ending.key) for ending in endings if _store_wait(ending.outcome)),
@@ -210,6 +211,18 @@ class Reconciler:
     def _next(self, claim: Claim, ending: Ending) -> NextRow:
         row = claim.items[ending.key].get(ending.context) or Row(ending.context, ending.key, 0)
         return settle(row, ending.outcome, self.contexts[ending.context].plan, self.chance())
+
+
+def _maybe_late(endings: Sequence[Ending]) -> list[tuple[str, str]]:
+    """Of a fenced attempt, (context, key) of what it may have shown on the marketplace after its successor did.
+
+    VTEX takes an order's id once, whoever sends it; and what the lease kept from being sent came nowhere.
+    """
+    return [
+        (ending.context, ending.key)
+        for ending in endings
+        if ending.context in (*ABOUT_SKUS, "lot") and (ending.partly or not isinstance(ending.outcome, Released))
+    ]
 
 
 def _store_wait(outcome: Outcome) -> float:

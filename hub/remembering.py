@@ -31,8 +31,11 @@ from hub.outcome import (
 from hub.privacy import masked
 
 
-def remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]]) -> None:
-    """Keep in `answers` what the endings taught, and wipe what they make untrue; an unchanged row is not touched."""
+def remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]], *, began: str) -> None:
+    """Keep in `answers` what the endings taught, and wipe what they make untrue; an unchanged row is not touched.
+
+    `began`: when the claim was taken, as PostgreSQL writes it. What has been doubted since stays so (`Ledger.doubt`).
+    """
     words: list[tuple[Any, ...]] = []
     known: dict[tuple[str, str], tuple[str | None, str | None]] = {}  # value, listing
     undone: set[tuple[str, str]] = set()
@@ -86,8 +89,9 @@ def remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, Nex
             update answers a set intent = null, reference = null, intent_at = null
             from unnest(%s::text[], %s::text[]) as u(context, key)
             where a.store = %s and a.context = u.context and a.key = u.key
+              and (a.doubted_at > %s::timestamptz) is not true
             """,
-            ([place[0] for place in gone], [place[1] for place in gone], claim.store),
+            ([place[0] for place in gone], [place[1] for place in gone], claim.store, began),
         )
     if known:
         values = sorted(known.items())
@@ -100,6 +104,7 @@ def remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, Nex
             from unnest(%s::text[], %s::text[], {TREES}, %s::text[]) as v(context, key, value, listing)
             on conflict (store, context, key) do update set confirmed = excluded.confirmed, confirmed_at = now(),
               intent = null, reference = null, intent_at = null
+            where (a.doubted_at > %s::timestamptz) is not true
             """,
             (
                 claim.store,
@@ -108,6 +113,7 @@ def remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, Nex
                 [place[1] for place, _ in values],
                 trees(value for _, (value, _) in values),
                 [listing for _, (_, listing) in values],
+                began,
             ),
         )
 

@@ -11,6 +11,7 @@ from psycopg_pool import ConnectionPool
 
 from hub.db import open_pool
 from hub.ledger import Claim, Ledger, Settled
+from hub.limits import Room
 from hub.model import Ask, Row, Urgency
 from hub.outcome import Ending, NextRow, Outcome, Plan, settle
 
@@ -19,6 +20,22 @@ LANES = {"price": ("offer", ("stock",)), "stock": ("offer", ("price",)), "catalo
 """Context → its lane and its siblings, as for a marketplace that takes price and stock apart."""
 
 PATIENT = Plan(delays=(100.0, 200.0), slow=(3600.0, 7200.0), unknown=(100.0, 200.0), jitter=0.0)
+
+
+class Calm:
+    """A process that is alive, and nothing that holds it back."""
+
+    def remaining(self) -> float:
+        return 100.0
+
+    def shut_for(self, slug: str) -> float | None:  # noqa: ARG002 – a door's shape
+        return None
+
+    def keep_room(self, slug: str, context: str, want: int) -> Room:  # noqa: ARG002 – a door's shape
+        return Room(want, 0.0)
+
+    def give_back(self, slug: str, room: Room) -> None:
+        """Nothing was kept."""
 
 
 class Books:

@@ -353,7 +353,7 @@ class SmallWorld:
         for context in send.contexts:
             row = self.rows[context]
             row.reference, row.intent, row.intent_at = send.reference, json.loads(json.dumps(send.as_json())), self.now
-            claim.begun.add((context, SKU))
+            claim.begun[context, SKU] = (send.reference or "", send.as_json())
 
     def carry_out(self, claim: Claim, link: Link, endings: list[Ending], sends: Sequence[Send]) -> None:
         if not sends:

@@ -21,7 +21,6 @@ from hub.contexts.step import Item, Step
 from hub.crew import Crew
 from hub.db import migrate
 from hub.ledger import Ledger
-from hub.limits import Room
 from hub.outcome import Done, Ending
 from hub.ports import Link
 from hub.reconcile import Reconciler
@@ -29,7 +28,7 @@ from hub.runtime.embedded import Postgres, alive
 from hub.settings import ContextSettings
 from hub.transport import calling
 from tests.fakes import a_world
-from tests.laws.books import PATIENT, STORE, Books
+from tests.laws.books import PATIENT, STORE, Books, Calm
 
 REFERENCE = "11111111-1111-4111-8111-111111111111"
 
@@ -158,22 +157,6 @@ def test_a_settle_that_a_crash_forgets_costs_one_more_attempt(machine: Machine) 
     books.settle(again, Done())
     assert (books.row(key, "load")["status"], books.row(key, "load")["attempts"]) == ("done", 0)
     books.assert_conserved()
-
-
-class Calm:
-    """A process that is alive, and nothing that holds it back."""
-
-    def remaining(self) -> float:
-        return 100.0
-
-    def shut_for(self, slug: str) -> float | None:  # noqa: ARG002 – a door's shape
-        return None
-
-    def keep_room(self, slug: str, context: str, want: int) -> Room:  # noqa: ARG002 – a door's shape
-        return Room(want, 0.0)
-
-    def give_back(self, slug: str, room: Room) -> None:
-        """Nothing was kept."""
 
 
 def test_of_two_that_read_the_same_key_around_a_crash_only_the_one_with_the_newer_value_writes(
