@@ -12,6 +12,8 @@
   for `intend`, `holds` or the joining of a lot, which find the claim in the database and put it on the disk before
   they answer. Whose claim is forgotten is refused there, and its settle is dropped; who was answered holds the key
   through any crash. So an older value never overwrites a newer one (tests/laws/test_crash.py).
+- One case is beyond any database: a process that is stopped between its last look at the lease and the first byte. Its
+  settle is refused as well, and `doubt` has what it wrote looked at again (tests/laws/test_late_writes.py).
 - Rows are locked in the order (store, context, key) everywhere; what would have to wait for a row is skipped.
 """
 
