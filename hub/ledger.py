@@ -105,14 +105,15 @@ class Tally:
 #
 # `other`: whoever asks for keys of one (store, context) is mostly one source; only what others asked for is looked up.
 # `offset 0`: once for each row, not once for each column that needs it. psycopg reads a text of more than 4,096
-# characters anew each time, which is why no comment stands inside.
+# characters anew each time, which is why no comment stands inside and no space twice.
 _INSERT_NOTICES = """
   insert into notices (id, store, kind, fate, key, body, received_at)
   select id, store, kind, fate, key, body, coalesce(to_timestamp(at / 1e6), now())
   from unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], string_to_array(%s, e'\\x1e'), %s::int8[])
     as n(id, store, kind, fate, key, body, at)"""
 
-NOTICES_AND_ENQUEUE = f"""
+NOTICES_AND_ENQUEUE = " ".join(
+    f"""
 with said as ({_INSERT_NOTICES}
 ), wanted as materialized (
   select * from unnest(%s::int[], %s::text[], %s::text[], %s::int2[], %s::bool[])
@@ -168,7 +169,16 @@ with said as ({_INSERT_NOTICES}
     coalesced = c.coalesced + excluded.coalesced
 )
 select distinct store, context from put where work = 'p'
-"""
+""".split()
+)
+
+# What a late write did to a listing is not known, whatever else is begun (`doubted`: but for the answer of a lot).
+_LATE = """'{"half_told": true, "doubted": true}'::jsonb"""
+
+BEGUN_INTENT = (
+    """case when a.doubted_at > {began} then excluded.intent || '{{"half_told": true}}' else excluded.intent end"""
+)
+"""In SQL: the intent that an attempt commits, whose claim `began` before the row `a` of `answers` was doubted."""
 
 # For notices of which an earlier statement, maybe one that still runs, may have stored some: waits for its verdict and
 # answers the ids that are stored only now. What those ask for goes in the same transaction, without its notices.
@@ -541,14 +551,15 @@ class Ledger:
                 return bool(
                     db.execute(
                         f"""
-                        with ours as materialized (select id from claims where id = %s for share),
+                        with ours as materialized (select id, started_at from claims where id = %s for share),
                         put as (
                           insert into answers as a (store, context, key, reference, intent, intent_at)
                           select %s, i.context, i.key, i.reference, i.intent, now()
                           from ours, unnest(%s::text[], %s::text[], %s::uuid[], {TREES})
                             as i(context, key, reference, intent)
                           on conflict (store, context, key) do update set
-                            reference = excluded.reference, intent = excluded.intent, intent_at = now()
+                            reference = excluded.reference, intent_at = now(),
+                            intent = {BEGUN_INTENT.format(began="(select started_at from ours)")}
                         )
                         select from ours
                         """,
@@ -700,21 +711,22 @@ class Ledger:
                 ),
             )
         remember(db, claim, ours, began=done.began)
-        bind(db, claim, ours)
+        bind(db, claim, ours, began=done.began)
         tell(db, claim, _alarmed(db, claim, ours, self.gate_try))
         asked = db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), asks, self.slot)) if asks else None
         wake = set(done.wake) | {(claim.store, context) for context, _ in back}
         return Settled(wake=frozenset(wake | set(asked.fetchall() if asked else ())))
 
-    def doubt(self, claim: Claim, places: Collection[tuple[str, str]]) -> frozenset[Pair]:
-        """What a fenced attempt wrote may have come last: nobody knows what is shown, and it is asked for once more.
+    def doubt(self, claim: Claim, late: Collection[tuple[str, str]]) -> frozenset[Pair]:
+        """What an attempt wrote after its lease may have come last: nobody knows what is shown, and it is asked for.
 
         No look before a write can keep a process from being stopped between the two, so its successor's word is taken
-        back: of those of these (context, key) whose intents the attempt had committed; of a lot, of all of its records.
-        Who works on one of them now cannot confirm it either (`hub.remembering`). Whom to wake.
+        back, of these (context, key) as far as the attempt had begun them; of a lot, of all of its records. A record
+        that replaces a whole offer may have brought back a listing: the catalogue is doubted with it. Who works on one
+        of them now cannot confirm it either (`hub.remembering`). Whom to wake.
         """
-        begun = [(*place, *claim.begun[place]) for place in places if place in claim.begun and place[0] != "lot"]
-        lots = [int(key) for context, key in places if (context, key) in claim.begun and context == "lot"]
+        begun = [(*place, *claim.begun[place]) for place in late if place in claim.begun and place[0] != "lot"]
+        lots = [int(key) for context, key in late if (context, key) in claim.begun and context == "lot"]
         if not begun and not lots:
             return frozenset()
 
@@ -724,7 +736,9 @@ class Ledger:
                     _DOUBT,
                     {
                         "store": claim.store,
-                        **{name: column([one[part] for one in begun]) for part, name in enumerate(_BEGUN)},
+                        "contexts": column([context for context, *_ in begun]),
+                        "keys": column([key for _, key, *_ in begun]),
+                        "references": column([reference for _, _, reference, _ in begun]),
                         "intents": trees(json.dumps(intent) for *_, intent in begun),
                         "lots": lots,
                     },
@@ -1004,29 +1018,34 @@ select exists (select from mine), array(
 """
 
 
-_BEGUN = ("contexts", "keys", "references")
+# An intent that is open stays, with the word that more has happened than it says. A listing that is told as a whole may
+# have come back with its price: its catalogue is in doubt although nothing of it was begun.
 _DOUBT = f"""
 with told as (
-  select * from unnest(%(contexts)s::text[], %(keys)s::text[], %(references)s::uuid[],
-                       {TREES.replace("%s", "%(intents)s")}) as t(context, key, reference, intent)
+  select 1 as rank, * from unnest(%(contexts)s::text[], %(keys)s::text[], %(references)s::uuid[],
+                                  {TREES.replace("%s", "%(intents)s")}) as t(context, key, reference, intent)
   union all
-  select c.context, r.key, (r.record ->> 'reference')::uuid, r.record
+  select 1 - r.line, c.context, r.key, (r.record ->> 'reference')::uuid, r.record
   from lot_records r, unnest(r.covers) c(context) where r.lot = any(%(lots)s)
+), every as (
+  select * from told
+  union all
+  select 2, 'catalog', key, reference, '{{}}' from told
+  where context <> 'catalog' and intent -> 'record' -> 'listing' <> 'null'
 ), locked as materialized (
-  select s.context, s.key, t.reference, t.intent from states s
-  join told t on t.context = s.context and t.key = s.key
+  select s.context, s.key, e.reference, e.intent, e.rank from states s
+  join every e on e.context = s.context and e.key = s.key
   where s.store = %(store)s order by s.context, s.key for update of s
 ), put as (
   insert into answers as a (store, context, key, reference, intent, intent_at, doubted_at)
-  select distinct on (context, key) %(store)s, context, key, reference, intent, now(), clock_timestamp()
-  from locked order by context, key
+  select distinct on (context, key) %(store)s, context, key, reference, intent || {_LATE}, now(), clock_timestamp()
+  from locked order by context, key, rank
   on conflict (store, context, key) do update set confirmed = null, doubted_at = excluded.doubted_at,
     reference = case when a.intent is null then excluded.reference else a.reference end,
-    intent = coalesce(a.intent, excluded.intent), intent_at = excluded.intent_at
+    intent = coalesce(a.intent, excluded.intent) || {_LATE}, intent_at = excluded.intent_at
 )
 select distinct context, key from locked
 """
-"""What is doubted. An intent that is open stays: whoever has begun it since knows more."""
 
 
 def _is_plain(claim: Claim, ending: Ending) -> bool:

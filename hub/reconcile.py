@@ -183,7 +183,7 @@ class Reconciler:
             endings = attempt.run()
             rows = [self._with_death(ending, self._next(claim, ending)) for ending in endings]
             settled = self.ledger.settle(claim, rows)
-            doubted = self.ledger.doubt(claim, _maybe_late(endings)) if settled.fenced else frozenset()
+            doubted = self.ledger.doubt(claim, attempt.late) if settled.fenced else frozenset()
         except Exception:
             self.ledger.abandon(claim)  # its keys are free at once, instead of when the claim's deadline passes
             raise
@@ -213,18 +213,6 @@ class Reconciler:
         return settle(row, ending.outcome, self.contexts[ending.context].plan, self.chance())
 
 
-def _maybe_late(endings: Sequence[Ending]) -> list[tuple[str, str]]:
-    """Of a fenced attempt, (context, key) of what it may have shown on the marketplace after its successor did.
-
-    VTEX takes an order's id once, whoever sends it; and what the lease kept from being sent came nowhere.
-    """
-    return [
-        (ending.context, ending.key)
-        for ending in endings
-        if ending.context in (*ABOUT_SKUS, "lot") and (ending.partly or not isinstance(ending.outcome, Released))
-    ]
-
-
 def _store_wait(outcome: Outcome) -> float:
     return outcome.wait if isinstance(outcome, Postponed) and outcome.scope == "store" else 0.0
 
@@ -250,6 +238,8 @@ class _Attempt:
     context: Context
     ticket: str
     remaining: Callable[[], float]
+    late: set[tuple[str, str]] = field(default_factory=set)
+    """(context, key) of what may have been written after the lease: its call ended then, or has no answer."""
 
     def run(self) -> list[Ending]:
         """Every claimed row's ending."""
@@ -354,9 +344,19 @@ class _Attempt:
         """Write it. A record may take several calls: a no to the second does not undo the first (law 5)."""
         deeds = Deeds()
         endings = self._guarded(step.key, step.contexts, lambda: self.context.write(self.link, step), deeds)
+        if self._may_be_late(endings, deeds):
+            self.late.update((context, step.key) for context in step.contexts)
         if not isinstance(step, Send) or deeds.writes == 0:
             return endings
         return [half_taken(one) for one in endings]
+
+    def _may_be_late(self, endings: Sequence[Ending], deeds: Deeds) -> bool:
+        """A listing may have been written after the lease. Not an order: VTEX takes its id once, whoever sends it."""
+        if self.context.name not in (*ABOUT_SKUS, "lot"):
+            return False
+        if deeds.writes == 0 and any(isinstance(ending.outcome, Released) for ending in endings):
+            return False
+        return self.remaining() <= 0 or any(isinstance(ending.outcome, (Failed, Unknown)) for ending in endings)
 
     def _join_lots(self, records: Sequence[Send]) -> list[Ending]:
         states, lots = self.link.states, self.link.marketplace.manifest.lots

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from psycopg import Connection
@@ -42,6 +43,8 @@ def remember(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, Nex
     for ending, row in ours:
         before = claim.items[ending.key].get(ending.context) or Row(ending.context, ending.key, 0)
         outcome, place = ending.outcome, (ending.context, ending.key)
+        if before.resolved is not None and (before.intent or {}).get("doubted"):
+            ending = replace(ending, confirmed={}, definite=False)  # the lot was answered before something came late
         for context, value in ending.confirmed.items():
             known[context, ending.key] = json.dumps(value), ending.listing
         # An intent that was open before this attempt stays in doubt until the marketplace answers for good; one of
@@ -150,8 +153,11 @@ def _ticket(outcome: Outcome, before: Row, row: NextRow) -> str | None:
     return before.ticket if row.status == "waiting" else None
 
 
-def bind(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]]) -> None:
-    """Keep the pairs VTEX SKU ↔ listing; a deleted listing takes its snapshots with it (7.5)."""
+def bind(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow]], *, began: str) -> None:
+    """Keep the pairs VTEX SKU ↔ listing; a deleted listing takes its snapshots with it (7.5).
+
+    Not what was doubted since the claim `began`: the listing may be back.
+    """
     for ending, _ in ours:
         binding = ending.binding
         if binding is None:
@@ -162,8 +168,9 @@ def bind(db: Connection[Any], claim: Claim, ours: Sequence[tuple[Ending, NextRow
                 """
                 update answers set confirmed = null, intent = null, reference = null, intent_at = null
                 where store = %s and key = %s and context in ('catalog', 'price', 'stock')
+                  and (doubted_at > %s::timestamptz) is not true
                 """,
-                (claim.store, binding.sku),
+                (claim.store, binding.sku, began),
             )
             continue
         db.execute(

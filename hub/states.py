@@ -21,7 +21,7 @@ from hub.beliefs import StoreBeliefs
 from hub.db import TREES, translated, trees
 from hub.errors import Problem
 from hub.integration import integration_answer
-from hub.ledger import NOTICES_AND_ENQUEUE, Pair, enqueue_parameters, ticket_answered
+from hub.ledger import BEGUN_INTENT, NOTICES_AND_ENQUEUE, Pair, enqueue_parameters, ticket_answered
 from hub.model import (
     Address,
     Ask,
@@ -390,7 +390,7 @@ class StoreStates:
         asks: dict[int, Ask] = {}
         intents: dict[tuple[str, str], Any] = {}
         with self._db() as db, db.transaction():
-            held = db.execute("select from claims where id = %s for share", (claim.id,)).fetchone() is not None
+            held = db.execute("select started_at::text from claims where id = %s for share", (claim.id,)).fetchone()
             ours = set(claim.items) if held else set()
             db.execute("select pg_advisory_xact_lock(hashtextextended(%s, 1))", (f"lot {self.store} {kind}",))
             lot = self._building(db, kind)  # locked: it cannot leave before the look at those that do
@@ -430,8 +430,8 @@ class StoreStates:
                     self._close(db, lot)
                 else:
                     db.execute("update lots set records = %s, bytes = %s where id = %s", (lot[1], lot[2], lot[0]))
-            if intents:
-                self._intend(db, sorted(intents.items(), key=lambda intent: intent[0]))
+            if intents and held:
+                self._intend(db, sorted(intents.items(), key=lambda intent: intent[0]), began=held[0])
             if asks:
                 self.touched |= set(
                     db.execute(NOTICES_AND_ENQUEUE, enqueue_parameters((), list(asks.values()), self.slot)).fetchall()
@@ -465,20 +465,22 @@ class StoreStates:
     def _lot_ask(self, lot: int) -> Ask:
         return Ask(self.store, "lot", str(lot), "lot", Urgency.FOLLOW)
 
-    def _intend(self, db: Connection[Any], intents: Sequence[tuple[tuple[str, str], Any]]) -> None:
+    def _intend(self, db: Connection[Any], intents: Sequence[tuple[tuple[str, str], Any]], *, began: str) -> None:
         db.execute(
             f"""
             insert into answers as a (store, context, key, reference, intent, intent_at)
             select %s, i.context, i.key, (i.intent ->> 'reference')::uuid, i.intent, now()
             from unnest(%s::text[], %s::text[], {TREES}) as i(context, key, intent)
             on conflict (store, context, key) do update set
-              reference = excluded.reference, intent = excluded.intent, intent_at = now()
+              reference = excluded.reference, intent_at = now(),
+              intent = {BEGUN_INTENT.format(began="%s::timestamptz")}
             """,
             (
                 self.store,
                 [place[0] for place, _ in intents],
                 [place[1] for place, _ in intents],
                 trees(json.dumps(step) for _, step in intents),
+                began,
             ),
         )
 

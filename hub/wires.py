@@ -128,7 +128,10 @@ def _connected(connection: HTTPConnection) -> socket.socket:
     until = min(time.monotonic() + watch.connect, watch.deadline)
     last: OSError = TimeoutError("connect")
     try:
-        addresses = _addresses(connection.host, connection.port or 80, until - time.monotonic())
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("connect")
+        addresses = _addresses(connection.host, connection.port or 80, left)
         for family, kind, protocol, _, address in addresses:
             left = until - time.monotonic()
             if left <= 0:

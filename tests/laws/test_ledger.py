@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from psycopg.types.json import Jsonb
 
-from hub import mappings
+from hub import ledger, mappings
 from hub.errors import Problem
 from hub.ledger import NOTICES_AND_ENQUEUE, Notice, Tally, enqueue_parameters
 from hub.model import Ask, Binding, BindingState, Row, Story
@@ -30,6 +30,9 @@ from hub.outcome import (
 from tests.laws.books import PATIENT, STORE, Books
 
 REFERENCE = "00000000-0000-4000-8000-000000000001"
+
+KEPT_BY_PSYCOPG = 4096
+"""Characters; a longer text is read anew each time."""
 
 
 # ---------------------------------------------------------------- law 1: coalescing and patience
@@ -503,3 +506,9 @@ def test_a_settle_takes_whole_seconds_beside_fractions(books: Books) -> None:
     ]
     books.ledger.settle(claim, rows)
     assert books.row("7")["due"] == pytest.approx(5.0, abs=2.0)
+
+
+def test_psycopg_keeps_what_it_has_read_of_every_statement_that_is_used_all_the_time() -> None:
+    texts = {name: text for name, text in vars(ledger).items() if isinstance(text, str) and name.strip("_").isupper()}
+    assert {"NOTICES_AND_ENQUEUE", "_CLAIM_ALONE", "_CLAIM_SHARED", "_SETTLE"} <= texts.keys()
+    assert {name: len(text) for name, text in texts.items() if len(text) > KEPT_BY_PSYCOPG} == {}
