@@ -48,15 +48,15 @@ PATIENCE = 60.0
 """Seconds until something that must become true counts as missing. It bounds failures only."""
 
 
-def until(what: Callable[[], Any], *, seconds: float = PATIENCE, why: str = "") -> Any:
-    """What `what` answers, once that is truthy; fails with `why` after `seconds`."""
+def until(what: Callable[[], Any], *, seconds: float = PATIENCE, why: str | Callable[[], str] = "") -> Any:
+    """What `what` answers, once that is truthy; fails with `why`, as it is then, after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         answer = what()
         if answer:
             return answer
         if time.monotonic() > deadline:
-            message = why or "it did not happen in time"
+            message = (why() if callable(why) else why) or "it did not happen in time"
             raise AssertionError(f"{message}; last seen: {answer!r}")
         time.sleep(0.02)
 
@@ -172,7 +172,7 @@ class Shop:
             return row if row and row["status"] == wanted and row["work"] not in ("p", "h") else None
 
         row = until(
-            there, seconds=seconds, why=f"{self.slug}.{context} {key} is not {wanted}: {self.row(context, key)}"
+            there, seconds=seconds, why=lambda: f"{self.slug}.{context} {key} is not {wanted}: {self.row(context, key)}"
         )
         assert isinstance(row, dict)
         return row

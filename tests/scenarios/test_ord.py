@@ -115,7 +115,7 @@ def reaches(shop: Shop, order: str, wanted: str) -> None:
     until(
         lambda: state(shop, order) == wanted,
         seconds=SECONDS,
-        why=f"{order} is not {wanted} but {state(shop, order)}: {shop.row('order', order)}",
+        why=lambda: f"{order} is not {wanted} but {state(shop, order)}: {shop.row('order', order)}",
     )
 
 
@@ -124,7 +124,11 @@ def codes(shop: Shop, order: str) -> list[str]:
 
 
 def tells(shop: Shop, order: str, *wanted: str) -> None:
-    until(lambda: set(wanted) <= set(codes(shop, order)), seconds=SECONDS, why=f"told of {order}: {codes(shop, order)}")
+    until(
+        lambda: set(wanted) <= set(codes(shop, order)),
+        seconds=SECONDS,
+        why=lambda: f"told of {order}: {codes(shop, order)}",
+    )
 
 
 def words(told: dict[str, Any]) -> str:
@@ -279,7 +283,7 @@ def test_everything_that_speaks_against_an_order_is_told_at_once(cell: Cell):
     shop.change(idle, notify=False, active=False)
     shop.change(short, notify=False, stock=0)
     order = place(shop, idle, short)
-    until(lambda: shop.told(order), seconds=SECONDS, why=f"nothing was told: {shop.row('order', order)}")
+    until(lambda: shop.told(order), seconds=SECONDS, why=lambda: f"nothing was told: {shop.row('order', order)}")
     told = shop.told(order)[0]
     assert {(problem["code"], problem["value"]) for problem in told["problems"]} >= {("O.F", idle), ("O.D", short)}
     assert any("carrier" in problem["fix"] for problem in told["problems"] if problem["value"] == short)
@@ -403,7 +407,9 @@ def test_a_refusal_because_it_exists_is_success_once_looked_up(cell: Cell):
     shop, (sku,) = a_shop(cell, settings=PATIENT)
     cell.vtex.force(shop.account, "EOI007", created=True)
     order = place(shop, sku)
-    until(lambda: state(shop, order) in ("integrated", "approved"), seconds=SECONDS, why=f"{codes(shop, order)}")
+    until(
+        lambda: state(shop, order) in ("integrated", "approved"), seconds=SECONDS, why=lambda: f"{codes(shop, order)}"
+    )
     tells(shop, order, "O.A")
     assert [call["path"].rpartition("/")[2] for call in shop.vtex_calls("order")][:1] == [f"MKP-{order}"]
     assert len(shop.vtex_calls("create_order")) == 1

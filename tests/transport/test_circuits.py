@@ -143,8 +143,9 @@ def test_a_tenth_of_failures_opens_nothing(opened: Opened, server: redis.Redis) 
 
 @undisturbed()
 def test_one_probe_for_all_and_its_success_closes(opened: Opened, anywhere: redis.Redis | None) -> None:
-    out = opened(anywhere, prefix="same", open_seconds=0.2)
-    other = opened(anywhere, prefix="same", open_seconds=0.2).transport if anywhere else out.transport
+    prefix = f"same-{time.monotonic_ns()}"  # of this telling: the one before may have left a probe under way
+    out = opened(anywhere, prefix=prefix, open_seconds=0.2)
+    other = opened(anywhere, prefix=prefix, open_seconds=0.2).transport if anywhere else out.transport
     fail(out.transport, *"12345")
     began = time.monotonic()
     probes: list[tuple[str, Verdict]] = []
