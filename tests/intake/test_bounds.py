@@ -1,6 +1,7 @@
 """What strangers may send: bounded heads, bodies, time and concurrency, each with an answer that says so."""
 
 import json
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -32,6 +33,26 @@ def hurried(module_database: str) -> Iterator[tuple[Running, str]]:
 def connect(intake: Running) -> socket.socket:
     port = int(intake.url.rsplit(":", 1)[1])
     return socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def full(intake: Running, token: str, begun: bytes, *earlier: socket.socket) -> list[socket.socket]:
+    """As many senders that have `begun` a body as there is room for, some of them `earlier`: no third has any.
+
+    Who comes while a whole request has the place is refused as well, and begins again.
+    """
+    senders = [*earlier]
+
+    def no_room_is_left() -> bool:
+        for refused in select.select(senders, (), (), 0)[0]:
+            senders.remove(refused)
+            refused.close()
+        while len(senders) < BOUNDS.bodies:
+            senders.append(connect(intake))
+            senders[-1].sendall(begun)
+        return bool(intake.post(token, {"IdSku": 1}).status == 503)
+
+    until(no_room_is_left)
+    return senders
 
 
 def answer_of(connection: socket.socket) -> tuple[int, dict[str, object]]:
@@ -100,27 +121,27 @@ def test_too_many_bodies_at_once_are_a_503_and_the_others_are_served(bounded: tu
     intake, token = bounded
     head = f"POST /{token} HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\n".encode()
 
-    with connect(intake) as one, connect(intake) as other:
-        one.sendall(head)
+    with connect(intake) as first:
+        first.sendall(head)
         assert intake.post(token, {"IdSku": 1}).status == 200, "there is room for two"
-        other.sendall(head)
-        until(lambda: intake.post(token, {"IdSku": 1}).status == 503)  # once both heads were read
+        one, other = full(intake, token, head, first)
         assert intake.post(token, {"IdSku": 1}).status == 503, "and for as long as both bodies are under way"
         one.sendall(b'{"IdSku":1}')
         assert b" 200 " in one.recv(1_000)
         until(lambda: intake.post(token, {"IdSku": 1}).status == 200)
         other.sendall(b'{"IdSku":1}')
         assert b" 200 " in other.recv(1_000)
+    for sender in (one, other):
+        sender.close()
 
 
 def test_a_sender_that_hangs_up_leaves_nothing_behind(bounded: tuple[Running, str]) -> None:
     intake, token = bounded
     begun = f"POST /{token} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{{".encode()
     for _ in range(3):
-        with connect(intake) as one, connect(intake) as other:
-            one.sendall(begun)
-            other.sendall(begun)
-            until(lambda: intake.post(token, {"IdSku": 1}).status == 503)  # both were read, and no third has room
+        held = full(intake, token, begun)
+        for sender in held:
+            sender.close()
         until(lambda: intake.post(token, {"IdSku": 1}).status == 200)
 
 
